@@ -1,0 +1,103 @@
+"""Puts scores side by side: one column per system, as Markdown for people and JSON for programs. No torch here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from audiostory.benchmark.soundworld import Confusion, Score
+
+Columns = Mapping[str, Mapping[str, Score]]  # system -> measure -> score
+
+HOW_TO_READ = """\
+Every system is asked the same questions about the same stories; n says how many. Shares lie between 0 and 1; in brackets
+stands the 95 % bootstrap interval over stories. An event that was not told, and every event of a story that could not be
+told, is wrong in every measure. Sound, place and register are what the ear hears in the single clips; "stays the same" is
+the share of pairs of a story's events that agree, right or wrong: all pairs for the place, those of the same pitched sound
+for the register.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """`columns` in the order of the table; `about` says in a line what each of them is. `facts` make it repeatable."""
+
+    title: str
+    columns: Columns
+    about: Mapping[str, str]
+    notes: Sequence[str] = ()
+    hardest: Mapping[str, Sequence[Confusion]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def markdown(report: Report) -> str:
+    """The whole page: the table, how to read it, the sounds heard worst, the facts."""
+    about = "".join(f"- {system}: {words}\n" for system, words in report.about.items())
+    parts = [f"# {report.title}\n", table(report.columns), about, HOW_TO_READ]
+    if report.notes:
+        parts.append("".join(f"- {note}\n" for note in report.notes))
+    for system, confusions in report.hardest.items():
+        parts.append(f"## Sounds heard worst: {system}\n")
+        parts.append(_confusion_table(confusions))
+    parts.append("## Facts\n")
+    parts.append(f"```json\n{json.dumps(report.facts, indent=1)}\n```\n")
+    return "\n".join(parts)
+
+
+def table(columns: Columns) -> str:
+    """A row per measure, in the order in which measures first appear, a column per system.
+
+    Assertion error when systems were asked different numbers of questions: such figures do not belong side by side.
+    """
+    measures = list(dict.fromkeys(measure for scores in columns.values() for measure in scores))
+    lines = ["| measure | n | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+    for measure in measures:
+        scores = [column.get(measure) for column in columns.values()]
+        nums = {score.num for score in scores if score is not None}
+        assert len(nums) == 1, f"{measure}: unequal numbers of questions, {sorted(nums)}"
+        lines.append(f"| {measure} | {nums.pop()} | " + " | ".join(map(_cell, scores)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path, report: Report) -> None:
+    """Writes `report.md` and `report.json`, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "title": report.title,
+        "scores": {system: {name: asdict(score) for name, score in c.items()} for system, c in report.columns.items()},
+        "about": dict(report.about),
+        "notes": list(report.notes),
+        "hardest": {system: [asdict(entry) for entry in entries] for system, entries in report.hardest.items()},
+        "facts": dict(report.facts),
+    }
+    for name, text in {"report.md": markdown(report), "report.json": json.dumps(_without_nan(content), indent=1) + "\n"}.items():
+        unfinished = folder / f".{name}.unfinished"
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, folder / name)
+
+
+def _cell(score: Score | None) -> str:
+    if score is None or not score.num:
+        return "-"
+    return f"{score.mean:.3f} ({score.low:.3f} to {score.high:.3f})"
+
+
+def _confusion_table(confusions: Sequence[Confusion]) -> str:
+    lines = ["| sound | clips | heard right | mistaken for |", "|---|---|---|---|"]
+    for entry in confusions:
+        others = ", ".join(f"{name} {count}" for name, count in list(entry.mistaken_for.items())[:4])
+        lines.append(f"| {entry.name} | {entry.num} | {entry.right / entry.num:.2f} | {others or '-'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _without_nan(content: Any) -> Any:
+    """NaN is not JSON; a score of nothing is null."""
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and content != content else content

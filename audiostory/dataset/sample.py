@@ -1,0 +1,84 @@
+"""From a manifest row to what one row of a batch needs: script, latents, teacher states. The second hop of a sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from audiostory import sound
+from audiostory.dataset.manifest import Row
+from audiostory.dataset.store import Store
+from audiostory.story import script
+from audiostory.story.types import Script
+from audiostory.story.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A story ready to be put in a batch: per event its clip's seconds, latents [T Z] and teacher states [M C]."""
+
+    id: str
+    script: Script
+    seconds: tuple[float, ...]
+    latents: tuple[Tensor, ...] | None
+    teacher: tuple[Tensor, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSample:
+    """One event by itself, as text-to-audio training sees it."""
+
+    id: str
+    seconds: float
+    latents: Float[Tensor, "T Z"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """A piece of a recording."""
+
+    id: str
+    samples: Float[np.ndarray, "A W"]
+
+
+def build(row: Row, vocabulary: Vocabulary, store: Store | None, *, latents: bool = True, teacher: bool = True) -> Sample:
+    """A row with what its losses need; without a store there are neither latents nor teacher states."""
+    events = row.storyline.events
+    return Sample(
+        id=row.id,
+        script=script.write(row.instruction, row.storyline, vocabulary),
+        seconds=tuple(clip.seconds for clip in row.clips),
+        latents=tuple(store.latents(row.clip_key(index)) for index in range(len(events))) if store and latents else None,
+        teacher=tuple(store.teacher(event.caption) for event in events) if store and teacher else None,
+    )
+
+
+def crop(row: Row, index: int, *, seconds: float, sample_rate: int, audio_channels: int, place: float) -> Crop:
+    """`seconds` of an event's recording; `place` in [0, 1) says from where. A shorter recording ends in silence."""
+    path = row.clips[index].audio
+    if path is None:
+        raise ValueError("the event has no recording")
+    samples = read_samples(path, sample_rate=sample_rate, audio_channels=audio_channels)
+    length = round(seconds * sample_rate)
+    spare = samples.shape[1] - length
+    first = int(place * (spare + 1)) if spare > 0 else 0
+    piece = samples[:, first : first + length]
+    return Crop(id=row.clip_key(index), samples=np.pad(piece, ((0, 0), (0, length - piece.shape[1]))))
+
+
+def read_samples(path: Path, *, sample_rate: int, audio_channels: int) -> Float[np.ndarray, "A W"]:
+    """A recording as the codec wants it; ValueError or OSError when it cannot be read."""
+    waveform = sound.read(path)
+    if waveform.sample_rate != sample_rate:
+        waveform = sound.resample(waveform, sample_rate)
+    samples = waveform.samples
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{path} holds values that are not finite")
+    if len(samples) != audio_channels:
+        samples = np.repeat(samples.mean(0, keepdims=True), audio_channels, axis=0)
+    return samples

@@ -1,0 +1,91 @@
+"""What the network eats and what it hands on, with the one legend of shapes.
+
+Shape letters: B rows, L script tokens, S events of all rows together (`event_row` leads back to the row), M semantic and
+R residual tokens per event, N condition tokens, H planner width, C condition width, T latent frames, Z latent channels,
+A audio channels, W waveform samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Movable:
+    """Mixin for the batches below: a copy whose tensors live on `device`."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False):
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in tensors.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoryBatch(Movable):
+    """Rows of scripts with their events. `latents` is None for a batch that teaches the planner alone."""
+
+    ids: Int[Tensor, "B L"]
+    attention: Bool[Tensor, "B L"]
+    roles: Int[Tensor, "B L"]
+    event_row: Int[Tensor, "S"]  # noqa: F821
+    semantic_slots: Int[Tensor, "S M"]
+    residual_slots: Int[Tensor, "S R"]
+    seconds: Float[Tensor, "S"]  # noqa: F821  # what the DiT is told: the clip's length, cross-fade included
+    frames: Int[Tensor, "S"]  # noqa: F821
+    latents: Float[Tensor, "S T Z"] | None = None
+    teacher: Float[Tensor, "S M C"] | None = None
+    sample_ids: tuple[str, ...] = ()  # one per row, for error messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipBatch(Movable):
+    """Single clips with their caption tokens: what the text-to-audio pre-training eats."""
+
+    text_ids: Int[Tensor, "S M"]
+    text_attention: Bool[Tensor, "S M"]
+    seconds: Float[Tensor, "S"]  # noqa: F821
+    frames: Int[Tensor, "S"]  # noqa: F821
+    latents: Float[Tensor, "S T Z"]
+    sample_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveformBatch(Movable):
+    """Crops of equal length: what the codec eats in training."""
+
+    samples: Float[Tensor, "S A W"]
+    sample_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeTokens:
+    """The planner's states, after the final norm, at an event's bridge tokens (SPEC 4)."""
+
+    semantic: Float[Tensor, "S M H"]
+    residual: Float[Tensor, "S R H"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What the DiT is told. `seconds` becomes one more token inside the DiT; the tokens carry no order (SPEC 7)."""
+
+    tokens: Float[Tensor, "S N C"]
+    seconds: Float[Tensor, "S"]  # noqa: F821
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Scalars by name. The reason loss is the sum of its three parts (paper, section 4); absent losses are simply absent."""
+
+    named: Mapping[str, Float[Tensor, ""]]
+
+    def weighted(self, weights: Mapping[str, float]) -> Float[Tensor, ""]:
+        """The sum a step descends. Every weighted loss must be here, so that a misnamed weight cannot pass unseen."""
+        missing = sorted(set(weights) - set(self.named))
+        if missing:
+            raise ValueError(f"no loss named {', '.join(missing)}; this model computes {', '.join(sorted(self.named))}")
+        return torch.stack([weight * self.named[name] for name, weight in weights.items()]).sum()

@@ -1,0 +1,440 @@
+"""Start here: one instruction becomes a long story in sound.
+
+    pipeline = AudioStoryPipeline.from_pretrained()          # the bundled audiostory-mini
+    told = pipeline("a dog barks twice, then rain comes down", total_seconds=12.0)
+    told.storyline.events, told.story.samples                # what is heard and when; the sound [channels, samples]
+
+The walk, in order: the planner writes a script, the script is read and brought to the wanted length (`plan`); the
+bridge turns each event's tokens into a condition, the flow solves the DiT for all clips, the codec decodes them, and
+the clips are joined (`render`). A plan can also be made from a storyline that somebody else wrote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from audiostory import sound, timeline
+from audiostory.model import flow
+from audiostory.model.bridge import Bridge
+from audiostory.model.codec import Codec
+from audiostory.model.dit import VelocityDiT, guided_velocity
+from audiostory.model.inputs import BridgeTokens, Condition
+from audiostory.model.planner import Planner
+from audiostory.sound import Waveform
+from audiostory.story import Instruction, Problem, ProblemKind, Storyline, Vocabulary, script
+from audiostory.timeline import Clip
+from audiostory.weights import ours
+from audiostory.weights.ours import Settings
+
+MINI = Path(__file__).parent / "assets" / "audiostory-mini"
+SHORTEST_STORY_SECONDS = 1.0
+SHORTEST_CLIP_SECONDS = 1.0  # shorter ones are rendered this long and cut: no network is trained on less
+PART_NOISE_STRIDE = 10_000  # noise indices between the parts of a long event; no story has as many events
+
+
+class StoryError(ValueError):
+    """The planner wrote nothing that could be rendered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be heard: events whose durations add up, and for each of them the planner's bridge tokens."""
+
+    instruction: Instruction
+    storyline: Storyline
+    bridge_tokens: BridgeTokens
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """How a plan becomes sound: the choices of one call, with the model's own where the caller made none."""
+
+    seed: int
+    steps: int
+    guidance: float
+    crossfade_seconds: float
+    shared_noise: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoryAudio:
+    """A told story: `story` is the `clips` joined, one per event.
+
+    A clip is what was rendered: except the last, each sounds on for its fade after its end in `times` (start and end of
+    every event in seconds).
+    """
+
+    storyline: Storyline
+    rendering: Rendering
+    clips: tuple[Waveform, ...]
+    times: tuple[tuple[float, float], ...]
+    story: Waveform
+    problems: tuple[Problem, ...]
+
+    def resample(self, sample_rate: int) -> StoryAudio:
+        """The same story at another rate; clips are resampled before they are joined, as in the release (SPEC 8)."""
+        clips = []
+        for clip, (start, end) in zip(self.clips, self.times, strict=True):
+            fade = clip.num_samples - timeline.span(start, end, clip.sample_rate)
+            num_samples = timeline.span(start, end, sample_rate) + fade * sample_rate // clip.sample_rate
+            clips.append(timeline.fit(sound.resample(clip, sample_rate), num_samples))
+        story = timeline.join(clips, [timeline.place(start, sample_rate) for start, _ in self.times])
+        return replace(self, clips=tuple(clips), story=story)
+
+
+class AudioStoryPipeline(DiffusionPipeline):
+    """Planner, bridge, DiT and codec, with the planner's vocabulary and the model's settings.
+
+    As any diffusers pipeline it has `.to(device, dtype)`, `enable_model_cpu_offload()`, `set_progress_bar_config()` and
+    `push_to_hub()`. Reading and writing folders is our own (`weights.ours`): diffusers' would import the classes that
+    the folder names. The text encoder is not here, since the bridge holds all that guidance needs of it.
+    """
+
+    planner: Planner
+    vocabulary: Vocabulary
+    bridge: Bridge
+    dit: VelocityDiT
+    codec: Codec
+    model_cpu_offload_seq = "planner->bridge->dit->codec"
+    max_batch_frames = 4000
+    """The bound on memory: latent frames, padding included, that are denoised at once (twice as many with guidance)."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        vocabulary: Vocabulary,
+        bridge: Bridge,
+        dit: VelocityDiT,
+        codec: Codec,
+        settings: Settings = Settings(),  # noqa: B008  # frozen
+    ):
+        super().__init__()
+        self.register_modules(planner=planner, vocabulary=vocabulary, bridge=bridge, dit=dit, codec=codec)
+        self.settings = settings
+        ours.check_fit(planner, vocabulary, bridge, dit, codec)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path = MINI, dtype: torch.dtype = torch.float32) -> AudioStoryPipeline:
+        """Reads a folder that `save_pretrained` wrote, onto the CPU, whatever precision it is stored in.
+
+        Safetensors only. ValueError, naming the file, for anything missing, damaged or of another class.
+        """
+        settings = ours.read_index(folder)
+        parts = {name: ours.read_component(folder, name, dtype) for name in ours.TELLING}
+        bridge = parts["bridge"]
+        vocabulary = ours.read_vocabulary(folder, num_semantic=bridge.num_semantic, num_residual=bridge.num_residual)
+        return cls(vocabulary=vocabulary, settings=settings, **parts)
+
+    def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **unsupported: Any) -> None:
+        """Writes the folder in the components' present precision; `.to(torch.float16)` before halves it."""
+        options = {name: value for name, value in unsupported.items() if value}
+        if options or not safe_serialization:
+            raise ValueError(f"only plain safetensors are written, got {options or 'safe_serialization=False'}")
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = {name: getattr(self, name) for name in ours.TELLING}
+        for name, part in parts.items():
+            part.save_pretrained(folder / name)
+        ours.write_vocabulary(folder, self.vocabulary)
+        ours.write_index(folder, parts, self.settings)
+
+    @property
+    def max_clip_seconds(self) -> float:
+        """What the DiT can render in one go; longer events are made of several clips."""
+        fixed = self.dit.fixed_frames
+        return self.dit.max_seconds if fixed is None else min(self.dit.max_seconds, fixed / self.dit.frame_rate)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        instruction: str | Instruction,
+        *,
+        total_seconds: float | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        crossfade_seconds: float | None = None,
+        max_new_tokens: int = 1600,
+        shared_noise: bool = False,
+        progress: bool = True,
+    ) -> StoryAudio:
+        """`plan` and `render` in one go; what is None is the model's setting. Bad values fail before any work is done.
+
+        Without `total_seconds` the planner decides how long the story is. Raises ValueError for what the caller got
+        wrong, and StoryError, which is one, when the planner writes no complete event.
+        """
+        rendering = self._rendering(seed, steps, guidance, crossfade_seconds, shared_noise)
+        instruction = self._checked(instruction, total_seconds)
+        return self._render(
+            self.plan(instruction, max_new_tokens=max_new_tokens, progress=progress), rendering, progress
+        )
+
+    @torch.no_grad()
+    def plan(self, instruction: str | Instruction, *, max_new_tokens: int = 1600, progress: bool = True) -> Plan:
+        """The planner's storyline, lasting what was asked, with its bridge tokens and the problems met on the way."""
+        instruction = self._checked(instruction)
+        prompt = script.prompt(instruction, self.vocabulary)
+        room = self.planner.qwen.config.max_position_embeddings - len(prompt)
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}; 1600 is usual")
+        if room < len(prompt):
+            raise ValueError(
+                f"the instruction takes {len(prompt)} tokens, the planner holds {room + len(prompt)}; shorten it"
+            )
+        with self._bar("planning", None, "token", progress) as bar:
+            written = apply_forward_hook(Planner.write)(  # moves an offloaded planner to its device first
+                self.planner,
+                prompt,
+                self.vocabulary,
+                max_new_tokens=min(max_new_tokens, room),
+                repetition_penalty=self.settings.repetition_penalty,
+                on_tokens=lambda ids: bar.update(len(ids)),
+            )
+        reading = script.read(written.ids, self.vocabulary, total_seconds=instruction.total_seconds)
+        problems = list(reading.problems)
+        if not written.finished:
+            message = f"the script was stopped after {len(written.ids)} tokens, before its end; raise max_new_tokens"
+            problems.insert(0, Problem(kind=ProblemKind.BROKEN_OFF, event=None, message=message))
+        if not reading.storyline.events:
+            raise StoryError(_no_events(problems))
+        storyline, found = self._reconciled(reading.storyline, instruction.total_seconds)
+        return Plan(
+            instruction=instruction,
+            storyline=storyline,
+            bridge_tokens=written.bridge,
+            problems=(*problems, *found),
+        )
+
+    @torch.no_grad()
+    def plan_from_storyline(self, storyline: Storyline, instruction: str | Instruction | None = None) -> Plan:
+        """The plan of a storyline that is given, as if the planner had written it: an oracle to measure the planner by.
+
+        The instruction stands in the planner's prompt; without one the summary takes its place. ValueError for a
+        storyline that `script.write` cannot write.
+        """
+        storyline, problems = self._reconciled(storyline, None)
+        if not isinstance(instruction, Instruction):
+            instruction = Instruction(
+                text=instruction or storyline.summary, total_seconds=round(storyline.total_seconds, 3)
+            )
+        instruction = self._checked(instruction)
+        written = script.write(instruction, storyline, self.vocabulary)
+        states = apply_forward_hook(_states)(self.planner, written.ids)  # [L H]
+        tokens = BridgeTokens(
+            semantic=states[torch.tensor([list(slot.semantic) for slot in written.slots])],
+            residual=states[torch.tensor([list(slot.residual) for slot in written.slots])],
+        )
+        return Plan(instruction=instruction, storyline=storyline, bridge_tokens=tokens, problems=tuple(problems))
+
+    @torch.no_grad()
+    def render(
+        self,
+        plan: Plan,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        crossfade_seconds: float | None = None,
+        shared_noise: bool = False,
+        progress: bool = True,
+    ) -> StoryAudio:
+        """A plan in sound. The same (plan, seed) gives the same story; one event's sound does not depend on the others'
+        noise. `shared_noise` starts every clip from the same noise, as the release does."""
+        return self._render(plan, self._rendering(seed, steps, guidance, crossfade_seconds, shared_noise), progress)
+
+    def _render(self, plan: Plan, rendering: Rendering, progress: bool) -> StoryAudio:
+        clips = timeline.cut(
+            [event.seconds for event in plan.storyline.events],
+            max_clip_seconds=self.max_clip_seconds,
+            crossfade_seconds=rendering.crossfade_seconds,
+        )
+        latents = self._solve(clips, self._fuse(plan.bridge_tokens), rendering, progress)
+        waveforms = self._decode(clips, latents, progress)
+        self.maybe_free_model_hooks()
+        return self._joined(plan, rendering, clips, waveforms)
+
+    def _fuse(self, tokens: BridgeTokens) -> Float[Tensor, "E M C"]:
+        where: dict[str, Any] = {"device": self._execution_device, "dtype": self.bridge.dtype}
+        return self.bridge(
+            BridgeTokens(semantic=tokens.semantic.to(**where), residual=tokens.residual.to(**where))
+        ).fused
+
+    def _solve(
+        self, clips: Sequence[Clip], fused: Float[Tensor, "E M C"], rendering: Rendering, progress: bool
+    ) -> list[Float[Tensor, "T Z"]]:
+        """The latents of every clip, denoised as many at a time as `max_batch_frames` holds."""
+        seconds = [max(clip.seconds + clip.fade_seconds, SHORTEST_CLIP_SECONDS) for clip in clips]
+        frames = [self.dit.num_frames(length) for length in seconds]
+        noise = [
+            flow.clip_noise(rendering.seed, index, count, self.dit.config["in_channels"], rendering.shared_noise)
+            for index, count in zip([_noise_index(clip) for clip in clips], frames, strict=True)
+        ]
+        latents: list[Tensor] = []
+        batches = list(_batches(frames, self.max_batch_frames))
+        with self._bar("denoising", rendering.steps * len(batches), "step", progress) as bar:
+            for batch in batches:
+                latents += self._solve_batch(
+                    noise[batch.start : batch.stop],
+                    fused[[clip.event for clip in clips[batch.start : batch.stop]]],
+                    seconds[batch.start : batch.stop],
+                    rendering,
+                    bar,
+                )
+        return latents
+
+    def _solve_batch(
+        self,
+        noise: Sequence[Float[Tensor, "T Z"]],
+        fused: Float[Tensor, "S M C"],
+        seconds: Sequence[float],
+        rendering: Rendering,
+        bar: tqdm,
+    ) -> list[Float[Tensor, "T Z"]]:
+        device = fused.device
+        frames = [len(clip) for clip in noise]
+        padded = torch.nn.utils.rnn.pad_sequence(list(noise), batch_first=True).to(device)  # [S T Z]
+        velocity = guided_velocity(
+            self.dit,
+            Condition(tokens=fused, seconds=torch.tensor(seconds, device=device)),
+            self.bridge.unconditional.to(device),
+            rendering.guidance,
+            None if min(frames) == max(frames) else torch.tensor(frames, device=device),
+        )
+
+        def advance(step: int, latents: Tensor) -> None:
+            bar.update()
+
+        latents = flow.euler(velocity, padded, rendering.steps, on_step=advance)
+        return [clip[:count] for clip, count in zip(latents, frames, strict=True)]
+
+    def _decode(self, clips: Sequence[Clip], latents: Sequence[Float[Tensor, "T Z"]], progress: bool) -> list[Waveform]:
+        """One clip at a time: in a batch, what pads a shorter clip would be heard at its end, and memory would grow."""
+        rate = self.codec.sample_rate
+        waveforms = []
+        with self._bar("decoding", len(clips), "clip", progress) as bar:
+            for clip, latent in zip(clips, latents, strict=True):
+                num_samples = clip.num_samples(rate)
+                decodable = min(max(num_samples, 1), len(latent) * self.codec.hop)
+                samples = self.codec.decode(latent[None], num_samples=decodable)[0].float().cpu().numpy()
+                if not np.isfinite(samples).all():
+                    raise ValueError(
+                        f"event {clip.event + 1} is not finite in {self.dit.dtype}; use float32 or bfloat16"
+                    )
+                waveforms.append(timeline.fit(Waveform(samples=samples, sample_rate=rate), num_samples))
+                bar.update()
+        return waveforms
+
+    def _joined(
+        self, plan: Plan, rendering: Rendering, clips: Sequence[Clip], waveforms: Sequence[Waveform]
+    ) -> StoryAudio:
+        rate = self.codec.sample_rate
+        events, times, problems = [], [], list(plan.problems)
+        for event, group in groupby(zip(clips, waveforms, strict=True), key=lambda pair: pair[0].event):
+            parts = list(group)
+            first, last = parts[0][0], parts[-1][0]
+            events.append(timeline.join([wave for _, wave in parts], [timeline.place(c.start, rate) for c, _ in parts]))
+            times.append((first.start, last.end))
+            if len(parts) > 1:
+                problems.append(_made_of_parts(event, last.end - first.start, len(parts)))
+        story = timeline.join(events, [timeline.place(start, rate) for start, _ in times])
+        return StoryAudio(
+            storyline=plan.storyline,
+            rendering=rendering,
+            clips=tuple(events),
+            times=tuple(times),
+            story=story,
+            problems=tuple(problems),
+        )
+
+    def _checked(self, instruction: str | Instruction, total_seconds: float | None = None) -> Instruction:
+        if isinstance(instruction, str):
+            instruction = Instruction(text=instruction.strip(), total_seconds=total_seconds)
+        elif total_seconds is not None:
+            instruction = replace(instruction, total_seconds=total_seconds)
+        if not instruction.text:
+            raise ValueError("the instruction is empty; say in words what should be heard")
+        total, longest = instruction.total_seconds, self.settings.max_story_seconds
+        if total is not None and not SHORTEST_STORY_SECONDS <= total <= longest:
+            raise ValueError(f"a story lasts {SHORTEST_STORY_SECONDS:g} to {longest:g} seconds, {total:g} were asked")
+        return instruction
+
+    def _rendering(
+        self,
+        seed: int,
+        steps: int | None,
+        guidance: float | None,
+        crossfade_seconds: float | None,
+        shared_noise: bool,
+    ) -> Rendering:
+        """ValueError for values that cannot be meant."""
+        steps = self.settings.steps if steps is None else steps
+        guidance = self.settings.guidance if guidance is None else guidance
+        fade = self.settings.crossfade_seconds if crossfade_seconds is None else crossfade_seconds
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"the seed must be in 0 .. 2**63 - 1, got {seed}")
+        if not 1 <= steps <= 1000:
+            raise ValueError(f"steps must be in 1 .. 1000, got {steps}; 25 to 50 are usual")
+        if not 1 <= guidance < math.inf:
+            raise ValueError(f"guidance must be 1 (off) or more, got {guidance}; 3 to 5 are usual")
+        if not 0 <= fade <= self.max_clip_seconds / 2:
+            raise ValueError(f"the cross-fade must last 0 to {self.max_clip_seconds / 2:g} seconds, got {fade}")
+        return Rendering(seed=seed, steps=steps, guidance=guidance, crossfade_seconds=fade, shared_noise=shared_noise)
+
+    def _reconciled(self, storyline: Storyline, total_seconds: float | None) -> tuple[Storyline, list[Problem]]:
+        """Durations that add up. `render` deals with events longer than a clip, so the story's limit is theirs."""
+        longest = self.settings.max_story_seconds
+        settled, problems = script.reconcile(storyline, total_seconds=total_seconds, max_event_seconds=longest)
+        if settled.total_seconds > longest + 1e-6:
+            settled, problems = script.reconcile(storyline, total_seconds=longest, max_event_seconds=longest)
+        return settled, problems
+
+    def _bar(self, what: str, total: int | None, unit: str, progress: bool) -> tqdm:
+        config = {"disable": not progress, **getattr(self, "_progress_bar_config", {})}
+        return tqdm(total=total, desc=what, unit=unit, **config)
+
+
+def _states(planner: Planner, ids: Sequence[int]) -> Float[Tensor, "L H"]:
+    tokens = torch.tensor([ids], device=planner.device)
+    return planner.states(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
+
+
+def _noise_index(clip: Clip) -> int:
+    """An event's noise stays the same when the events before it change their number of parts."""
+    return clip.event + PART_NOISE_STRIDE * clip.part
+
+
+def _batches(frames: Sequence[int], most: int) -> Iterator[range]:
+    """Runs of clips that hold at most `most` frames when padded to the longest; a clip above that goes alone."""
+    start, longest = 0, 0
+    for stop, count in enumerate(frames):
+        longest = max(longest, count)
+        if stop > start and longest * (stop + 1 - start) > most:
+            yield range(start, stop)
+            start, longest = stop, count
+    yield range(start, len(frames))
+
+
+def _made_of_parts(event: int, seconds: float, num_parts: int) -> Problem:
+    message = (
+        f"event {event + 1} lasts {seconds:g} s, longer than one clip; it is made of {num_parts} clips, cross-faded"
+    )
+    return Problem(kind=ProblemKind.TOO_LONG, event=event + 1, message=message)
+
+
+def _no_events(problems: Sequence[Problem]) -> str:
+    reasons = "; ".join(problem.message for problem in problems[:3])
+    return f"the planner wrote no complete event ({reasons}); word the instruction otherwise, or raise max_new_tokens"

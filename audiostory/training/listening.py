@@ -1,0 +1,104 @@
+"""What a run lets a person hear and read now and then: the same few held-out rows each time, written to a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from audiostory import sound
+from audiostory.dataset.manifest import Row
+from audiostory.dataset.sample import read_samples
+from audiostory.model import flow
+from audiostory.model.audiostory import AudioStory, TextToAudio
+from audiostory.model.codec import Codec
+from audiostory.model.dit import VelocityDiT, guided_velocity
+from audiostory.model.inputs import Condition
+from audiostory.story import Instruction, Vocabulary, script
+
+STEPS, GUIDANCE, SEED = 25, 3.0, 0
+MAX_NEW_TOKENS = 1600
+
+
+def reconstructions(codec: Codec, rows: Sequence[Row], folder: Path) -> None:
+    """Each row's first recording, and what the codec makes of it."""
+    for row in rows:
+        path = row.clips[0].audio
+        if path is None:
+            continue
+        samples = read_samples(path, sample_rate=codec.sample_rate, audio_channels=codec.config["audio_channels"])
+        latents = codec.encode(torch.from_numpy(samples)[None].to(codec.device))
+        rebuilt = codec.decode(latents, num_samples=samples.shape[1])[0]
+        _write(folder / f"{row.id}_original.wav", samples, codec)
+        _write(folder / f"{row.id}_rebuilt.wav", rebuilt.cpu().numpy(), codec)
+
+
+def captions(root: TextToAudio, codec: Codec | None, num_tokens: int, rows: Sequence[Row], folder: Path) -> None:
+    """A clip of each row's first caption. Nothing without a codec."""
+    if codec is None:
+        return
+    seconds = [row.clips[0].seconds for row in rows]
+    tokens = root.text_encoder.encode([row.storyline.events[0].caption for row in rows], num_tokens)
+    clips = _render(root.dit, codec, tokens, root.text_encoder.unconditional(num_tokens), seconds)
+    for row, samples in zip(rows, clips, strict=True):
+        _write(folder / f"{row.id}.wav", samples, codec)
+    lines = [f"{row.id}: {row.storyline.events[0].caption}\n" for row in rows]
+    (folder / "captions.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def stories(root: AudioStory, codec: Codec | None, vocabulary: Vocabulary, rows: Sequence[Row], folder: Path) -> None:
+    """What the planner writes for each row's instruction; with a codec, its events in sound, one after the other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        text, written = _plan(root, vocabulary, row.instruction)
+        (folder / f"{row.id}.txt").write_text(text, encoding="utf-8")
+        events = script.read(written.ids, vocabulary, total_seconds=row.instruction.total_seconds).storyline.events
+        if codec is None or not events:
+            continue
+        seconds = [min(max(event.seconds, 0.5), root.dit.max_seconds) for event in events]
+        tokens = root.bridge(written.bridge).fused
+        clips = _render(root.dit, codec, tokens, root.bridge.unconditional, seconds)
+        _write(folder / f"{row.id}.wav", np.concatenate(clips, axis=1), codec)
+
+
+def _plan(root: AudioStory, vocabulary: Vocabulary, instruction: Instruction):
+    prompt = script.prompt(instruction, vocabulary)
+    written = root.planner.write(prompt, vocabulary, max_new_tokens=MAX_NEW_TOKENS)
+    numbered = {*vocabulary.semantic_ids, *vocabulary.residual_ids}  # too many to read, and always the same
+    answer = vocabulary.decode([token for token in written.ids if token not in numbered])
+    return f"{vocabulary.decode(prompt)}\n{answer}\n", written
+
+
+def _render(
+    dit: VelocityDiT,
+    codec: Codec,
+    tokens: Float[Tensor, "S N C"],
+    unconditional: Float[Tensor, "N C"],
+    seconds: Sequence[float],
+) -> list[Float[np.ndarray, "A W"]]:
+    frames = [dit.num_frames(length) for length in seconds]
+    noise = [flow.clip_noise(SEED, i, count, dit.config["in_channels"]) for i, count in enumerate(frames)]
+    device = tokens.device
+    velocity = guided_velocity(
+        dit,
+        Condition(tokens=tokens, seconds=torch.tensor(seconds, device=device)),
+        unconditional,
+        GUIDANCE,
+        torch.tensor(frames, device=device),
+    )
+    latents = flow.euler(velocity, torch.nn.utils.rnn.pad_sequence(noise, batch_first=True).to(device), STEPS)
+    codec = codec.to(device)  # type: ignore[arg-type]
+    wanted = [min(round(length * codec.sample_rate), count * codec.hop) for length, count in zip(seconds, frames, strict=True)]
+    return [
+        codec.decode(clip[None, :count], num_samples=num_samples)[0].cpu().numpy()
+        for clip, count, num_samples in zip(latents, frames, wanted, strict=True)
+    ]
+
+
+def _write(path: Path, samples: Float[np.ndarray, "A W"], codec: Codec) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound.write(path, sound.Waveform(samples=samples.astype(np.float32), sample_rate=codec.sample_rate))

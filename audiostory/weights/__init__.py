@@ -1,0 +1,1 @@
+"""Checkpoints on disk: `ours` reads and writes our own folders, strictly."""

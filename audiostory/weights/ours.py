@@ -1,0 +1,221 @@
+"""Our own model folders, in the layout of a diffusers pipeline: an index, and one folder per component.
+
+    model_index.json        which component is of which class, and the settings the model is told with
+    planner/ bridge/ dit/ codec/          config.json and safetensors, read by each component's own class
+    tokenizer/tokenizer.json              the planner's vocabulary
+    text_encoder/                         only training needs it
+
+Reading is strict: what is missing, damaged, misshaped or of another class is a ValueError that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+import diffusers
+import torch
+from diffusers import ModelMixin
+from torch import nn
+
+from audiostory.model.bridge import Bridge
+from audiostory.model.codec import Codec
+from audiostory.model.dit import VelocityDiT
+from audiostory.model.planner import Planner
+from audiostory.model.text_encoder import TextEncoder
+from audiostory.story import Vocabulary
+
+INDEX = "model_index.json"
+PIPELINE = "AudioStoryPipeline"
+CLASSES: dict[str, type[nn.Module]] = {
+    "planner": Planner,
+    "bridge": Bridge,
+    "dit": VelocityDiT,
+    "codec": Codec,
+    "text_encoder": TextEncoder,
+}
+TELLING = ("planner", "bridge", "dit", "codec")  # what telling a story needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a model is told with unless the caller says otherwise.
+
+    `sounds` is for a model that knows a small world: each one's name and the words that call it in an instruction.
+    `places` are names alone. Both are empty for a model of the open world.
+    """
+
+    steps: int = 50
+    guidance: float = 4.0
+    crossfade_seconds: float = 3.0
+    repetition_penalty: float = 1.0
+    max_story_seconds: float = 600.0
+    sounds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    places: Sequence[str] = ()
+
+    def known_sounds(self, text: str) -> list[str]:
+        """The sounds of the model's world that a text calls by name."""
+        words = {word.strip(".,;:!?\"'()").lower() for word in text.split()}
+        return [name for name, calls in self.sounds.items() if words & {name, *calls}]
+
+
+def read_index(folder: str | Path) -> Settings:
+    """The settings of a model folder, once its index is seen to describe one.
+
+    The index names classes, as diffusers has it, but we only compare those names with our own table and never import
+    what a file names: a downloaded folder must not choose the code that runs.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"no model folder at {folder}; check the path")
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{folder} is not an AudioStory model folder: {INDEX} is missing{_what_else(folder)}")
+    index = _read_json(folder / INDEX)
+    if index.get("_class_name") != PIPELINE:
+        raise ValueError(
+            f"{folder / INDEX} describes a {index.get('_class_name')}, expected {PIPELINE}; check the path"
+        )
+    for name, cls in CLASSES.items():
+        expected = [cls.__module__, cls.__name__]
+        if (name in TELLING or name in index) and index.get(name) != expected:
+            raise ValueError(
+                f"{folder / INDEX}: {name} is {index.get(name)}, expected {expected}; other classes are never loaded"
+            )
+    values = {key: value for key, value in index.items() if not key.startswith("_") and key not in CLASSES}
+    known = [entry.name for entry in fields(Settings)]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{folder / INDEX} sets {', '.join(unknown)}; known settings are {', '.join(known)}")
+    return Settings(**values)
+
+
+def write_index(folder: str | Path, components: Mapping[str, nn.Module], settings: Settings) -> None:
+    """Call it last: the index is what makes a folder a model."""
+    classes = {name: [CLASSES[name].__module__, CLASSES[name].__name__] for name in components}
+    index = {"_class_name": PIPELINE, "_diffusers_version": diffusers.__version__, **classes, **asdict(settings)}
+    (Path(folder) / INDEX).write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_component(folder: str | Path, name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """One component of a model folder, by its name in CLASSES: in eval mode, on the CPU, in `dtype` whatever is stored.
+
+    The text encoder is always float32: T5 overflows in half precision.
+    """
+    cls, part = CLASSES[name], Path(folder) / name
+    if not (part / "config.json").is_file():
+        raise ValueError(f"{part / 'config.json'} is missing, so there is no {name}; copy the model folder again")
+    config = _read_json(part / "config.json")
+    check_weights(part)
+    try:
+        if issubclass(cls, ModelMixin):
+            return _read_diffusers(cls, part, config, dtype)
+        return cls.from_pretrained(part) if cls is TextEncoder else cls.from_pretrained(part, dtype=dtype)  # type: ignore[attr-defined]
+    except (ValueError, OSError, RuntimeError, TypeError, KeyError) as error:
+        raise ValueError(f"{part} cannot be read as a {cls.__name__}: {error}; copy the model folder again") from error
+
+
+def read_vocabulary(folder: str | Path, *, num_semantic: int, num_residual: int) -> Vocabulary:
+    """The planner's vocabulary. The counts come from the bridge, which cannot work with others."""
+    path = Path(folder) / "tokenizer" / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; copy the model folder again")
+    try:
+        return Vocabulary.from_folder(path.parent, num_semantic=num_semantic, num_residual=num_residual)
+    except Exception as error:  # tokenizers raises nothing more special for a damaged file
+        raise ValueError(f"{path} cannot be read as a vocabulary: {error}; copy the model folder again") from error
+
+
+def write_vocabulary(folder: str | Path, vocabulary: Vocabulary) -> None:
+    path = Path(folder) / "tokenizer" / "tokenizer.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    vocabulary.tokenizer.save(str(path))
+
+
+def check_weights(part: Path) -> None:
+    """ValueError unless every safetensors file of a component is there and as long as its own header says.
+
+    The readers would find out too, but say neither which file nor how much of it is missing.
+    """
+    files = set(part.glob("*.safetensors"))
+    for index in part.glob("*.safetensors.index.json"):
+        files |= {part / str(name) for name in _read_json(index).get("weight_map", {}).values()}
+    if not files:
+        raise ValueError(
+            f"{part} holds no .safetensors file (pickled weights are never read); copy the model folder again"
+        )
+    for path in sorted(files):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; copy the model folder again")
+        promised, size = _promised_size(path), path.stat().st_size
+        if promised != size:
+            raise ValueError(
+                f"{path} is damaged: its header promises {promised:,} bytes, the file has {size:,}; copy it again"
+            )
+
+
+def check_fit(planner: Planner, vocabulary: Vocabulary, bridge: Bridge, dit: VelocityDiT, codec: Codec) -> None:
+    """ValueError when the components are not of one model."""
+    pairs = {
+        "planner width and bridge": (planner.qwen.config.hidden_size, bridge.config["planner_width"]),
+        "bridge width and DiT": (bridge.config["condition_width"], dit.config["joint_attention_dim"]),
+        "DiT channels and codec": (dit.config["in_channels"], codec.config["latent_channels"]),
+        "latent frames per second of DiT and codec": (round(dit.frame_rate, 3), round(codec.frame_rate, 3)),
+        "semantic tokens of vocabulary and bridge": (len(vocabulary.semantic_ids), bridge.num_semantic),
+        "residual tokens of vocabulary and bridge": (len(vocabulary.residual_ids), bridge.num_residual),
+    }
+    wrong = [f"{what}: {one} and {other}" for what, (one, other) in pairs.items() if one != other]
+    if wrong:
+        raise ValueError(f"the components are not of one model ({'; '.join(wrong)}); take all from the same folder")
+
+
+def _promised_size(path: Path) -> int:
+    """The length that a safetensors header implies: 8 bytes for the header's own length, the header, the tensors."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        if (start + file.read(32)).startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
+        length = int.from_bytes(start, "little")
+        try:
+            file.seek(8)
+            header = json.loads(file.read(length) if length < path.stat().st_size else b"")
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            size = path.stat().st_size
+            raise ValueError(
+                f"{path} ({size:,} bytes) does not begin as a safetensors file does; copy it again"
+            ) from error
+    return 8 + length + max(ends, default=0)
+
+
+def _read_diffusers(cls: type[ModelMixin], part: Path, config: Mapping[str, Any], dtype: torch.dtype) -> ModelMixin:
+    if config.get("_class_name") != cls.__name__:
+        raise ValueError(f"config.json describes a {config.get('_class_name')}")
+    loaded = cls.from_pretrained(
+        part, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    model, report = cast(tuple[ModelMixin, dict[str, list]], loaded)
+    wrong = [f"{kind.removesuffix('_keys')} {key}" for kind, keys in sorted(report.items()) for key in keys]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(f"it holds other weights than config.json says: {', '.join(wrong[:5])}{more}")
+    return model.eval()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also of a file that is not UTF-8
+        raise ValueError(f"{path} is not valid JSON ({error}); copy the model folder again") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, expected a JSON object; copy the model folder again"
+        )
+    return content
+
+
+def _what_else(folder: Path) -> str:
+    if (folder / "pytorch_model.bin").is_file() or (folder / "config.yaml").is_file():
+        return ". It looks like a checkpoint in the released system's layout, which this version does not read yet"
+    return "; give a folder that AudioStoryPipeline.save_pretrained wrote"

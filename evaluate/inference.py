@@ -1,0 +1,261 @@
+"""Tells a story: one instruction in, a folder of sound out.
+
+    python evaluate/inference.py --instruction "a dog barks twice, then rain comes down" --total_duration 20
+
+Without --model_path the bundled audiostory-mini tells it. The folder (evaluate/<save_folder_name>/, or --output) gets
+story.wav, a WAV per event, storyline.json with captions and times, and story.png. It is filled only when all is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import tempfile
+import textwrap
+import time
+import unicodedata
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of the pen are answered at once
+    from audiostory.pipeline import AudioStoryPipeline, Settings, StoryAudio
+
+RECORD = "storyline.json"
+SAMPLE_RATES = range(4000, 192001)
+
+
+def parser() -> argparse.ArgumentParser:
+    """What is None by default is the model's own affair."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = arguments.add_argument
+    add("--instruction", "--generated_caption", required=True, metavar="TEXT", help="what should be heard, in words")
+    add("--total_duration", type=float, default=50.0, metavar="SECONDS", help="how long the story lasts (50)")
+    add("--model_path", type=Path, metavar="DIR", help="the model's folder (the bundled audiostory-mini)")
+    add("--tangoflux_model", type=Path, metavar="DIR", help="for the released checkpoint, which is not read yet")
+    add("--seed", type=int, default=0, help="another seed: the same plan, rendered otherwise (0)")
+    add("--steps", type=int, help="denoising steps (the model's own)")
+    add("--guidance", type=float, help="how strictly the captions are followed; 1 turns it off (the model's own)")
+    add(
+        "--crossfade_sec",
+        type=float,
+        metavar="SECONDS",
+        help="how long one event fades into the next (the model's own)",
+    )
+    add("--max_new_tokens", type=int, default=1600, metavar="N", help="the longest script the planner may write (1600)")
+    add("--target_sr", type=int, metavar="HZ", help="resample the sound (the model's own rate)")
+    add("--device", metavar="NAME", help="such as cpu or cuda:0 (cuda if there is one)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="what the network computes in")
+    add("--save_folder_name", default="story", metavar="NAME", help="the story's folder inside evaluate/ (story)")
+    add("--output", type=Path, metavar="DIR", help="the story's folder, anywhere")
+    add("--audio_type", default="demo", metavar="LABEL", help=f"a label that is kept in {RECORD} (demo)")
+    add("--no-picture", action="store_true", help="leave out story.png")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code: 0, or 2 when something must be asked or prepared differently (said on stderr)."""
+    options = parser().parse_args(argv)
+    try:
+        folder = _output_folder(options)
+        _check(options)
+        _tell(options, folder)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What can be seen without the model; the pipeline checks the rest."""
+    if not options.instruction.strip():
+        raise ValueError("--instruction is empty; say in words what should be heard")
+    if not 0 < options.total_duration < math.inf:
+        raise ValueError(f"--total_duration must be a positive number of seconds, got {options.total_duration}")
+    if options.target_sr is not None and options.target_sr not in SAMPLE_RATES:
+        raise ValueError(f"--target_sr must be {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz, got {options.target_sr}")
+    if options.tangoflux_model is not None:
+        raise ValueError(
+            "--tangoflux_model goes with the released checkpoint, which this version does not read yet; "
+            "leave it out, and give --model_path a folder that AudioStoryPipeline.save_pretrained wrote"
+        )
+
+
+def _output_folder(options: argparse.Namespace) -> Path:
+    """Where the story will go; only looked at, so that a mistake shows before the work and leaves no trace."""
+    name = options.save_folder_name
+    if options.output is None and (not name or name != Path(name).name):
+        raise ValueError(
+            f"--save_folder_name is a folder's name inside evaluate/, got {name!r}; use --output for a path"
+        )
+    folder = (options.output or Path("evaluate") / name).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"nothing can be written into {nearest}; choose another --output")
+    return folder
+
+
+def _tell(options: argparse.Namespace, folder: Path) -> None:
+    started = time.perf_counter()
+    pipeline = _load(options)
+    _introduce(pipeline.settings, options)
+    loaded = time.perf_counter()
+    told = pipeline(
+        options.instruction,
+        total_seconds=options.total_duration,
+        seed=options.seed,
+        steps=options.steps,
+        guidance=options.guidance,
+        crossfade_seconds=options.crossfade_sec,
+        max_new_tokens=options.max_new_tokens,
+    )
+    if options.target_sr is not None:
+        told = told.resample(options.target_sr)
+    record = {
+        "instruction": options.instruction,
+        "model": str(options.model_path or "audiostory-mini"),
+        "audio_type": options.audio_type,
+        "max_new_tokens": options.max_new_tokens,
+        "rendering": asdict(told.rendering),
+        "device": str(pipeline.device),
+        "dtype": options.dtype,
+    }
+    files = save(told, folder, record, picture=not options.no_picture)
+    _report(told, folder, files)
+    print(f"told in {time.perf_counter() - loaded:.1f} s, after {loaded - started:.1f} s of loading")
+
+
+def _load(options: argparse.Namespace) -> AudioStoryPipeline:
+    import torch
+    from transformers.utils import logging
+
+    from audiostory.pipeline import MINI, AudioStoryPipeline
+
+    logging.disable_progress_bar()  # loading takes a second; the bars that follow are ours
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"there is no device {device!r} here ({reason}); --device cpu works everywhere") from error
+    return AudioStoryPipeline.from_pretrained(options.model_path or MINI, dtype=getattr(torch, options.dtype)).to(
+        device
+    )
+
+
+def _introduce(settings: Settings, options: argparse.Namespace) -> None:
+    """Which model tells, and what it can tell of when it knows a small world only."""
+    strange = bool(settings.sounds) and not settings.known_sounds(options.instruction)
+    if options.model_path is None:
+        print("no --model_path given, so the bundled audiostory-mini tells the story; it knows a small world")
+    if strange:
+        print(
+            "warning: the instruction names no sound that this model knows; expect to hear something else",
+            file=sys.stderr,
+        )
+    if settings.sounds and (strange or options.model_path is None):
+        for label, names in (("sounds", settings.sounds), ("places", settings.places)):
+            head = f"  {label}: "
+            print(textwrap.fill(", ".join(names), 100, initial_indent=head, subsequent_indent=" " * len(head)))
+
+
+def save(told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool = True) -> list[str]:
+    """Writes a story's files and returns their names.
+
+    They are made in a hidden folder beside `folder` and moved over when all of them are there. Those of a story that
+    was told into `folder` before make way, other files stay.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    workshop = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        files = _write_files(told, workshop, record, picture)
+        folder.mkdir(exist_ok=True)
+        for name in (RECORD, *_files_before(folder)):  # the record goes first and comes last: with it a story is whole
+            (folder / name).unlink(missing_ok=True)
+        for name in files:
+            os.replace(workshop / name, folder / name)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+    return files
+
+
+def _write_files(told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool) -> list[str]:
+    from audiostory import sound
+    from audiostory.picture import draw
+
+    names = [f"event_{i:02d}_{_slug(event.caption)}.wav" for i, event in enumerate(told.storyline.events, 1)]
+    for name, clip in zip(names, told.clips, strict=True):
+        sound.write(folder / name, clip)
+    sound.write(folder / "story.wav", told.story)
+    if picture:
+        draw(folder / "story.png", told.story, told.storyline.events, title=record["instruction"])
+    files = ["story.wav", *names, *(["story.png"] if picture else []), RECORD]
+    content = {**record, **_contents(told, names), "files": files}
+    (folder / RECORD).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return files
+
+
+def _contents(told: StoryAudio, names: list[str]) -> dict[str, Any]:
+    """The storyline in the form of a manifest row (data/README.md), and what was met on the way."""
+    events = [
+        {
+            "caption": event.caption,
+            "start": round(start, 4),
+            "seconds": round(end - start, 4),
+            "story_detail": event.story_detail,
+            "sound_detail": event.sound_detail,
+            "audio": name,
+            "clip_seconds": round(clip.seconds, 4),
+        }
+        for event, (start, end), name, clip in zip(told.storyline.events, told.times, names, told.clips, strict=True)
+    ]
+    return {
+        "total_seconds": round(told.times[-1][1], 4),
+        "sample_rate": told.story.sample_rate,
+        "summary": told.storyline.summary,
+        "events": events,
+        "audio": "story.wav",
+        "problems": [
+            {"kind": problem.kind.value, "event": problem.event, "message": problem.message}
+            for problem in told.problems
+        ],
+        "reasoning": told.storyline.reasoning,
+    }
+
+
+def _files_before(folder: Path) -> list[str]:
+    """The files of the story that is in a folder already, by its own record."""
+    try:
+        names = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # no record, or one that is not ours
+    return [name for name in names if isinstance(name, str) and name == Path(name).name]
+
+
+def _slug(caption: str) -> str:
+    plain = unicodedata.normalize("NFKD", caption).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "_", plain)[:40].strip("_") or "sound"
+
+
+def _report(told: StoryAudio, folder: Path, files: list[str]) -> None:
+    print(f"\n{told.storyline.summary}" if told.storyline.summary else "")
+    print(f"{'event':>5} {'start':>7} {'seconds':>8}  caption")
+    for number, (event, (start, end)) in enumerate(zip(told.storyline.events, told.times, strict=True), 1):
+        print(f"{number:5d} {start:7.1f} {end - start:8.1f}  {event.caption}")
+    for problem in told.problems:
+        print(f"note: {problem.message}")
+    print(f"\n{told.story.seconds:.1f} s of sound at {told.story.sample_rate} Hz in {folder}:")
+    for name in files:
+        print(f"  {name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

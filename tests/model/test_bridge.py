@@ -1,0 +1,120 @@
+"""The bridge against the recorded fusion, and what training and playing rely on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import golden_weights
+import pytest
+import torch
+from torch.testing import assert_close
+
+from audiostory.model.bridge import Bridge
+from audiostory.model.inputs import BridgeTokens
+
+
+def small_bridge(feature_scale: float = 1.0) -> Bridge:
+    torch.manual_seed(0)
+    return Bridge(
+        planner_width=16, condition_width=32, num_semantic=6, num_residual=3, feature_scale=feature_scale, num_heads=4
+    )
+
+
+def small_tokens(num_events: int = 2) -> BridgeTokens:
+    torch.manual_seed(1)
+    return BridgeTokens(semantic=torch.randn(num_events, 6, 16), residual=torch.randn(num_events, 3, 16))
+
+
+def golden_tokens() -> BridgeTokens:
+    golden = golden_weights.data("fuser")
+    return BridgeTokens(semantic=golden["hidden_semantic"], residual=golden["hidden_residual"])
+
+
+@torch.no_grad()
+def test_projections_are_the_releases(golden_bridge: Bridge):
+    golden = golden_weights.data("fuser")
+    assert_close(
+        golden_bridge.semantic_projector(golden["hidden_semantic"]), golden["proj_semantic"], rtol=0, atol=1e-5
+    )
+    assert_close(
+        golden_bridge.residual_projector(golden["hidden_residual"]), golden["proj_residual"], rtol=0, atol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_fusion_is_the_releases_inference(golden_bridge: Bridge):
+    golden = golden_weights.data("fuser")
+    bridged = golden_bridge(golden_tokens())
+    assert_close(bridged.semantic_prediction, golden["proj_semantic"], rtol=0, atol=1e-5)
+    assert_close(bridged.fused, golden["fused_inference"], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_release_training_formula_is_the_releases_training(golden_bridge: Bridge, monkeypatch: pytest.MonkeyPatch):
+    golden = golden_weights.data("fuser")
+    monkeypatch.setattr(golden_bridge, "release_training_formula", True)
+    bridged = golden_bridge(golden_tokens())
+    assert_close(bridged.semantic_prediction, golden["proj_semantic"] / 10, rtol=0, atol=1e-5)
+    assert_close(bridged.fused, golden["fused_training"], rtol=0, atol=1e-5)
+
+
+def test_the_two_formulas_agree_only_without_a_scale():
+    tokens = small_tokens()
+    for scale, agree in ((1.0, True), (10.0, False)):
+        ours = small_bridge(scale)
+        torch.nn.init.normal_(ours.fuser.out_proj.weight)
+        releases = Bridge.from_config(ours.config, release_training_formula=True)
+        releases.load_state_dict(ours.state_dict())
+        assert torch.allclose(ours(tokens).fused, releases(tokens).fused, atol=1e-6) == agree
+
+
+def test_new_bridge_hands_on_the_semantic_tokens_alone():
+    bridge = small_bridge(feature_scale=4.0)
+    bridged = bridge(small_tokens())
+    assert_close(bridged.fused, bridged.semantic_prediction / 4)
+
+
+def test_bridge_that_meets_its_target_tells_the_dit_the_teachers_states():
+    teacher = torch.randn(2, 6, 32)
+    assert_close(small_bridge(feature_scale=4.0).semantic_target(teacher) / 4, teacher)
+
+
+def test_residual_projector_learns_once_the_fuser_has_moved():
+    bridge = small_bridge()
+    optimizer = torch.optim.SGD(bridge.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        bridge(small_tokens()).fused.square().sum().backward()
+        optimizer.step()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in bridge.residual_projector.parameters())
+
+
+def test_events_do_not_mix():
+    bridge = small_bridge()
+    torch.nn.init.normal_(bridge.fuser.out_proj.weight)
+    tokens = small_tokens(3)
+    alone = bridge(BridgeTokens(semantic=tokens.semantic[1:2], residual=tokens.residual[1:2]))
+    assert_close(bridge(tokens).fused[1:2], alone.fused)
+
+
+def test_bridge_survives_saving(tmp_path: Path):
+    bridge = small_bridge(feature_scale=3.0)
+    bridge.unconditional.normal_()
+    bridge.save_pretrained(tmp_path)
+    loaded = Bridge.from_pretrained(tmp_path, use_safetensors=True)
+    assert loaded.feature_scale == 3.0
+    assert torch.equal(loaded.unconditional, bridge.unconditional)
+    assert torch.equal(loaded(small_tokens()).fused, bridge(small_tokens()).fused)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+
+
+def test_bridge_runs_in_bfloat16(tmp_path: Path):
+    bridge = small_bridge()
+    bridge.save_pretrained(tmp_path)
+    half = Bridge.from_pretrained(tmp_path, use_safetensors=True, torch_dtype=torch.bfloat16)
+    fused = half(small_tokens()).fused
+    assert fused.dtype == torch.bfloat16
+    assert_close(fused.float(), bridge(small_tokens()).fused, rtol=0, atol=0.02)

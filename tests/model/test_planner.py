@@ -1,0 +1,368 @@
+"""The planner against the recorded states and ids of the released system, and against itself by slower ways."""
+
+import golden_weights
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
+
+from audiostory.model.planner import LoraSettings, Planner, PlannerConfig, greedy
+from audiostory.story.vocabulary import SPECIAL_TOKENS, Vocabulary, add_special_tokens
+
+RELEASED_SIZES = {"hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "intermediate": 96, "vocab_size": 388}
+RELEASED_LORA = LoraSettings(rank=4, alpha=8)
+SCRIPTED = golden_weights.data("generate_scripted")
+FREE = golden_weights.data("generate_free")
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    """The recorded planner's: 20 semantic and 12 residual names, of which 8 and 4 are used."""
+    tokenizer = Tokenizer.from_file(str(golden_weights.GOLDEN / "qwen_tiny_tokenizer.json"))
+    unused = {f"<t5_{i:05d}>" for i in range(20, 100)} | {f"<aud_{i:05d}>" for i in range(12, 501)}
+    add_special_tokens(tokenizer, [name for name in SPECIAL_TOKENS if name not in unused])
+    return Vocabulary(tokenizer, num_semantic=8, num_residual=4)
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Planner:
+    """The recorded weights with LoRA merged by its formula, W + alpha/rank * B A."""
+    tensors = golden_weights.renamed(golden_weights.UNIFIED, {"seedx.llm.base_model.model.": ""})
+    scale = RELEASED_LORA.alpha / RELEASED_LORA.rank
+    plain = {}
+    for key, tensor in tensors.items():
+        low, high = (key.removesuffix(".weight") + f".lora_{side}.default.weight" for side in "AB")
+        if low in tensors:
+            plain[key] = tensor + scale * tensors[high] @ tensors[low]
+        elif ".modules_to_save." in key:
+            plain[key.replace(".modules_to_save.default", "")] = tensor
+        elif ".lora_" not in key and ".original_module." not in key:
+            plain[key] = tensor
+    planner = Planner.random(PlannerConfig(**RELEASED_SIZES))
+    planner.qwen.load_state_dict(plain)
+    return planner
+
+
+def random_planner(seed: int = 0, **changes) -> Planner:
+    torch.manual_seed(seed)
+    return Planner.random(PlannerConfig(**{**RELEASED_SIZES, "layers": 2, **changes}))
+
+
+def random_lora(planner: Planner) -> None:
+    planner.add_lora(LoraSettings(rank=4, alpha=8))
+    with torch.no_grad():
+        for name, parameter in planner.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def forced(ids, vocabulary):
+    """A `choose` that writes a script: it is asked at every id outside the bridge blocks."""
+    inside = {*vocabulary.semantic_block, *vocabulary.residual_block}
+    outside = iter([token for token in ids if token not in inside])
+    return lambda scores: next(outside)
+
+
+def relative_error(ours, theirs):
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def full_states(planner, ids):
+    return planner.states(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool))[0]
+
+
+EVENT = "<|gen|>rain<timestamp>2.5</timestamp><t5>{t5}</t5><aud>{aud}</aud><|/gen|>"
+
+
+def answer_ids(vocabulary, num_events):
+    event = EVENT.format(
+        t5=vocabulary.decode(vocabulary.semantic_ids),
+        aud=vocabulary.decode(vocabulary.residual_ids),
+    )
+    return vocabulary.encode("two sounds<|/think|>" + num_events * event + "<|im_end|>")
+
+
+def test_states_equal_the_recorded_ones(recorded):
+    prompt, generated = SCRIPTED["prompt_ids"][0], SCRIPTED["generated_ids"][:-1]
+    states = full_states(recorded, [*prompt.tolist(), *generated.tolist()])
+    assert relative_error(states[len(prompt) :], SCRIPTED["hidden_last"]) < 5e-5
+
+
+def test_writing_a_script_gives_the_recorded_ids_and_bridge_tokens(recorded, vocabulary):
+    generated = SCRIPTED["generated_ids"].tolist()
+    written = recorded.write(SCRIPTED["prompt_ids"][0].tolist(), vocabulary, choose=forced(generated, vocabulary))
+    assert written.ids == tuple(generated)
+    assert written.finished
+    assert relative_error(written.bridge.semantic, SCRIPTED["hidden_semantic"]) < 5e-5
+    assert relative_error(written.bridge.residual, SCRIPTED["hidden_residual"]) < 5e-5
+
+
+def test_writing_freely_gives_the_recorded_ids_and_scores(recorded, vocabulary):
+    seen = []
+
+    def choose(scores):
+        seen.append(scores)
+        return greedy(scores)
+
+    written = recorded.write(
+        FREE["prompt_ids"][0].tolist(), vocabulary, max_new_tokens=40, repetition_penalty=1.05, choose=choose
+    )
+    assert written.ids == tuple(FREE["generated_ids"].tolist())
+    assert not written.finished
+    ours, theirs = torch.stack(seen[:40]), FREE["scores_after_bridge"]
+    free = ours.isfinite()
+    assert relative_error(ours[free], theirs[free]) < 5e-5
+    assert (theirs[~free] == 0).all()  # the release's bar, and the best score beats it at every step:
+    assert (theirs.max(dim=-1).values > 0).all()
+
+
+def test_released_lora_weights_work_unmerged_and_merged(recorded):
+    planner = random_planner(layers=3)
+    planner.add_lora(RELEASED_LORA)
+    tensors = golden_weights.renamed(golden_weights.UNIFIED, {"seedx.llm.": ""})
+    adapted = {key.split(".lora_A")[0] for key in tensors if ".lora_A." in key}
+    renamed = {}
+    for key, tensor in tensors.items():
+        module, _, kind = key.rpartition(".")
+        renamed[f"{module}.base_layer.{kind}" if module in adapted else key] = tensor
+    planner.language_model.load_state_dict(renamed)
+    ids = SCRIPTED["prompt_ids"]
+    attention = torch.ones_like(ids, dtype=torch.bool)
+    assert relative_error(planner.states(ids, attention), recorded.states(ids, attention)) < 5e-5
+    planner.merge_lora()
+    assert relative_error(planner.states(ids, attention), recorded.states(ids, attention)) < 5e-5
+
+
+def test_a_block_in_one_forward_equals_token_by_token(vocabulary):
+    planner = random_planner()
+    prompt, answer = vocabulary.encode("<|im_start|>rain<|think|>"), answer_ids(vocabulary, 2)
+    offered = []
+
+    def choose(scores):
+        offered.append(scores)
+        return script(scores)
+
+    script = forced(answer, vocabulary)
+    written = planner.write(prompt, vocabulary, choose=choose)
+    assert list(written.ids) == answer
+
+    cache = DynamicCache(config=planner.qwen.config)
+    with torch.no_grad():
+        states = [
+            planner.qwen.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True).last_hidden_state[0, 0]
+            for token in [*prompt, *answer]
+        ]
+    for kind, numbered in (("semantic", vocabulary.semantic_ids), ("residual", vocabulary.residual_ids)):
+        at = [len(prompt) + place for place, token in enumerate(answer) if token in numbered]
+        stepwise = torch.stack([states[place] for place in at])
+        assert torch.allclose(getattr(written.bridge, kind).flatten(0, 1), stepwise, atol=1e-5)
+    inside = {*vocabulary.semantic_block, *vocabulary.residual_block}
+    before = [len(prompt) + place - 1 for place, token in enumerate(answer) if token not in inside]
+    free = offered[0].isfinite()
+    stepwise = planner.logits(torch.stack([states[place] for place in before]))
+    assert torch.allclose(torch.stack(offered)[:, free], stepwise[:, free], atol=1e-5)
+
+
+def test_a_broken_off_event_has_no_bridge_tokens_and_the_complete_ones_keep_theirs(vocabulary):
+    planner = random_planner()
+    answer = answer_ids(vocabulary, 2)
+    prompt = vocabulary.encode("<|think|>")
+    second_residual_block = len(answer) - 1 - answer[::-1].index(vocabulary.residual_open)
+    whole = planner.write(prompt, vocabulary, choose=forced(answer, vocabulary))
+    cut = planner.write(prompt, vocabulary, max_new_tokens=second_residual_block + 3, choose=forced(answer, vocabulary))
+    assert list(cut.ids) == answer[:second_residual_block]  # a block that would overrun is not started
+    assert not cut.finished
+    assert whole.bridge.semantic.shape == (2, 8, 64)
+    assert torch.equal(cut.bridge.semantic, whole.bridge.semantic[:1])
+    assert torch.equal(cut.bridge.residual, whole.bridge.residual[:1])
+
+
+def test_nothing_written_gives_no_bridge_tokens(vocabulary):
+    planner = random_planner()
+    written = planner.write([1], vocabulary, max_new_tokens=8, choose=lambda scores: vocabulary.semantic_open)
+    assert written.ids == ()
+    assert written.bridge.semantic.shape == (0, 8, 64)
+    assert written.bridge.residual.shape == (0, 4, 64)
+
+
+def test_bridge_ids_are_barred_outside_a_block(vocabulary):
+    planner = random_planner(vocab_size=400)
+    offered = []
+
+    def choose(scores):
+        offered.append(scores)
+        return vocabulary.semantic_open if len(offered) == 1 else vocabulary.im_end
+
+    planner.write([1], vocabulary, choose=choose)
+    barred = {*vocabulary.semantic_block, *vocabulary.residual_block, *range(388, 400)}
+    for scores in offered:
+        assert set((scores == -torch.inf).nonzero().flatten().tolist()) == barred
+
+
+def test_repetition_penalty_is_that_of_transformers(vocabulary):
+    planner = random_planner()
+    with torch.no_grad():
+        planner.qwen.lm_head.weight.mul_(10)
+    prompt = vocabulary.encode("rain and rain")
+    offered = []
+
+    def choose(scores):
+        offered.append(scores)
+        return 7 if len(offered) == 1 else vocabulary.im_end
+
+    planner.write(prompt, vocabulary, repetition_penalty=1.3, choose=choose)
+    logits = planner.logits(full_states(planner, [*prompt, 7]))[-2:]
+    for scores, raw, ids in zip(offered, logits, ([*prompt], [*prompt, 7]), strict=True):
+        theirs = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([ids]), raw[None].clone())[0]
+        free = scores.isfinite()
+        assert torch.allclose(scores[free], theirs[free], atol=1e-5)
+
+
+def test_writing_ends_at_a_stop_id_and_tells_what_it_writes(vocabulary):
+    planner = random_planner()
+    answer = answer_ids(vocabulary, 1)
+    pieces = []
+    written = planner.write(
+        [1], vocabulary, choose=forced([*answer, 5, 5], vocabulary), on_tokens=lambda piece: pieces.append(piece)
+    )
+    assert written.finished
+    assert written.ids[-1] == vocabulary.im_end
+    assert [token for piece in pieces for token in piece] == answer
+    assert max(map(len, pieces)) == 1 + len(vocabulary.semantic_block)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "message"),
+    [
+        ([], {}, "prompt is empty"),
+        ([1, 388], {}, "ids run from 0 to 387"),
+        ([-1], {}, "ids run from 0 to 387"),
+        ([1], {"repetition_penalty": 0.0}, "expected a positive number"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_refused(vocabulary, prompt, settings, message):
+    with pytest.raises(ValueError, match=message):
+        random_planner().write(prompt, vocabulary, **settings)
+
+
+def test_a_tokenizer_that_is_too_large_is_refused(vocabulary):
+    with pytest.raises(ValueError, match="388 tokens, the planner only 387"):
+        random_planner(vocab_size=387).write([1], vocabulary)
+
+
+def test_padding_changes_no_state():
+    planner = random_planner()
+    ids = torch.randint(0, 388, (2, 12))
+    attention = torch.ones(2, 12, dtype=torch.bool)
+    attention[1, 7:] = False
+    states = planner.states(ids, attention)
+    assert torch.allclose(states[1, :7], planner.states(ids[1:, :7], attention[1:, :7])[0], atol=1e-5)
+    assert torch.allclose(states[0], planner.states(ids[:1], attention[:1])[0], atol=1e-5)
+
+
+def test_states_compute_no_logits_and_use_fused_attention():
+    planner = random_planner()
+    assert planner.qwen.config._attn_implementation == "sdpa"
+    planner.qwen.lm_head.register_forward_hook(lambda *_: pytest.fail("logits were computed"))
+    full_states(planner, [1, 2, 3])
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    planner = random_planner().train()
+    ids = torch.randint(0, 388, (1, 9))
+
+    def gradient():
+        planner.zero_grad()
+        planner.states(ids, torch.ones_like(ids, dtype=torch.bool)).square().sum().backward()
+        return planner.qwen.model.layers[0].mlp.up_proj.weight.grad.clone()
+
+    plain = gradient()
+    planner.enable_gradient_checkpointing()
+    assert all(layer.gradient_checkpointing for layer in planner.qwen.model.layers)
+    assert torch.allclose(gradient(), plain, atol=1e-6)
+
+
+def test_lora_starts_as_the_planner_it_was_added_to():
+    planner = random_planner()
+    before = full_states(planner, [1, 2, 3])
+    planner.add_lora(LoraSettings())
+    assert torch.equal(full_states(planner, [1, 2, 3]), before)
+
+
+def test_lora_norms_and_embeddings_learn_and_nothing_else():
+    planner = random_planner()
+    planner.add_lora(LoraSettings(rank=4, alpha=8))
+    attention, mlp = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+    linears = [*(f"self_attn.{name}" for name in attention), *(f"mlp.{name}" for name in mlp)]
+    expected = {"model.embed_tokens.weight", "model.norm.modules_to_save.default.weight"}
+    for layer in range(2):
+        expected |= {f"model.layers.{layer}.{name}.lora_{side}.default.weight" for name in linears for side in "AB"}
+        norms = ("input_layernorm", "post_attention_layernorm")
+        expected |= {f"model.layers.{layer}.{name}.modules_to_save.default.weight" for name in norms}
+    prefix = "language_model.base_model.model."
+    learning = {name for name, parameter in planner.named_parameters() if parameter.requires_grad}
+    assert learning == {prefix + name for name in expected}
+    planner.train().logits(full_states(planner, [1, 2, 3])).square().sum().backward()
+    assert {name for name, parameter in planner.named_parameters() if parameter.grad is not None} == learning
+
+
+def test_merged_lora_equals_unmerged(vocabulary):
+    planner = random_planner()
+    plain = full_states(planner, [1, 2, 3])
+    random_lora(planner)
+    unmerged = full_states(planner, [1, 2, 3])
+    assert not torch.allclose(unmerged, plain, atol=1e-2)
+    written = planner.write([1, 2, 3], vocabulary, max_new_tokens=8)
+    planner.merge_lora()
+    assert not planner.has_lora
+    assert torch.allclose(full_states(planner, [1, 2, 3]), unmerged, atol=1e-5)
+    assert planner.write([1, 2, 3], vocabulary, max_new_tokens=8).ids == written.ids
+
+
+def test_saving_merges_a_copy_and_loading_gives_the_same_planner(tmp_path):
+    planner = random_planner()
+    random_lora(planner)
+    states, names = full_states(planner, [1, 2, 3]), set(planner.state_dict())
+    planner.save_pretrained(tmp_path / "planner")
+    assert set(planner.state_dict()) == names
+    assert torch.equal(full_states(planner, [1, 2, 3]), states)
+    loaded = Planner.from_pretrained(tmp_path / "planner")
+    assert not loaded.training
+    assert torch.allclose(full_states(loaded, [1, 2, 3]), states, atol=1e-5)
+    assert Planner.from_pretrained(tmp_path / "planner", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_saved_planner_has_the_same_weights(tmp_path, tie):
+    planner = random_planner(tie=tie)
+    planner.save_pretrained(tmp_path)
+    loaded = Planner.from_pretrained(tmp_path).state_dict()
+    assert set(loaded) == set(planner.state_dict())
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in planner.state_dict().items())
+
+
+def test_a_damaged_or_missing_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        Planner.from_pretrained(tmp_path / "nowhere")
+    random_planner().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cannot be read"):
+        Planner.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        Planner.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    random_planner(layers=3).save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    random_planner(layers=2).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match="missing or unexpected"):
+        Planner.from_pretrained(tmp_path)
+    random_planner(layers=3, hidden=32).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match="cannot be read"):
+        Planner.from_pretrained(tmp_path)

@@ -1,0 +1,197 @@
+"""A corpus is the same however it is written, goes on after a stop, tells its rows as data/README.md says, and never
+mixes with another one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiostory.dataset import manifest
+from audiostory.soundworld import corpus
+from audiostory.soundworld.corpus import CROSSFADE_SECONDS, clip_seconds, render_event, write_corpus
+from audiostory.soundworld.sounds import SAMPLE_RATE, Sound
+from audiostory.soundworld.stories import make_story
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_soundworld.py"
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def content_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("told") / "corpus"
+    write_corpus(folder, kind="story", split="val", num=6, seed=20, whole=True)
+    return folder
+
+
+def test_rows_tell_the_stories_and_the_truth(told):
+    rows = rows_of(told)
+    assert [row["id"] for row in rows] == [f"val-{seed:06d}" for seed in range(20, 26)]
+    for seed, row in zip(range(20, 26), rows, strict=True):
+        story = make_story(seed, "val")
+        assert row["instruction"] == story.instruction.text
+        assert [event["caption"] for event in row["events"]] == [event.caption for event in story.storyline.events]
+        assert tuple(Sound(**sound) for sound in row["world"]["sounds"]) == story.sounds
+        assert row["world"]["cast"] == {
+            "place": story.cast.place,
+            "pitches": dict(story.cast.pitches),
+            "seed": story.cast.seed,
+        }
+
+
+def test_the_training_side_reads_the_manifest(told):
+    rows = manifest.read(told / "manifest.jsonl").rows
+    for seed, row in zip(range(20, 26), rows, strict=True):
+        story = make_story(seed, "val")
+        assert row.instruction == story.instruction
+        assert row.storyline == story.storyline
+        assert all(clip.audio.is_file() for clip in row.clips)
+
+
+def test_clips_are_16_bit_and_as_long_as_the_manifest_says(told):
+    for row in rows_of(told):
+        for index, event in enumerate(row["events"]):
+            info = soundfile.info(told / event["audio"])
+            assert (info.samplerate, info.channels, info.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+            assert info.frames == round(event["clip_seconds"] * SAMPLE_RATE)
+            tail = CROSSFADE_SECONDS * (index < len(row["events"]) - 1)
+            assert event["clip_seconds"] == pytest.approx(event["seconds"] + tail)
+
+
+def test_a_whole_story_lasts_its_total(told):
+    for row in rows_of(told):
+        seconds = sum(event["seconds"] for event in row["events"])
+        assert soundfile.info(told / row["audio"]).frames == round(seconds * SAMPLE_RATE)
+
+
+def test_a_clip_sounds_as_the_story_says(told):
+    story = make_story(20, "val")
+    heard, _ = soundfile.read(told / rows_of(told)[0]["events"][0]["audio"], dtype="float32")
+    np.testing.assert_allclose(heard, render_event(story, 0), atol=1e-4)
+    assert len(heard) == round(clip_seconds(story, 0) * SAMPLE_RATE)
+
+
+def test_the_number_of_workers_does_not_matter(tmp_path):
+    arguments = {"kind": "clip", "split": "train", "num": corpus.ROWS_PER_PART + 3, "audio": False}
+    one = write_corpus(tmp_path / "one", **arguments)
+    two = write_corpus(tmp_path / "two", **arguments, workers=2)
+    assert one == two
+    assert content_of(tmp_path / "one") == content_of(tmp_path / "two")
+
+
+def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "ROWS_PER_PART", 2)
+    arguments = {"kind": "clip", "split": "test", "num": 5}
+    write_corpus(tmp_path / "straight", **arguments)
+
+    def render_or_stop(story, index):
+        if story == make_story(3, "test", "clip"):
+            raise KeyboardInterrupt
+        return render_event(story, index)
+
+    folder = tmp_path / "stopped"
+    monkeypatch.setattr(corpus, "render_event", render_or_stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_corpus(folder, **arguments)
+    assert not (folder / "manifest.jsonl").exists()
+    assert [path.name for path in (folder / "parts").iterdir()] == ["00000000.jsonl"]
+    monkeypatch.setattr(corpus, "render_event", render_event)
+    progress = []
+    summary = write_corpus(folder, **arguments, on_rows=progress.append)
+    assert summary.num_written == 3
+    assert progress == [2, 2, 1]
+    assert content_of(folder) == content_of(tmp_path / "straight")
+
+
+def test_a_finished_corpus_is_left_as_it_is(told):
+    before = content_of(told)
+    summary = write_corpus(told, kind="story", split="val", num=6, seed=20, whole=True)
+    assert (summary.num_rows, summary.num_written) == (6, 0)
+    assert sum(summary.num_events.values()) == 6
+    assert content_of(told) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"num": 7}, "num 6 .asked now: 7"), ({"split": "test"}, "split val"), ({"whole": False}, "whole True")],
+)
+def test_another_corpus_in_the_folder_is_an_error(told, change, message):
+    with pytest.raises(ValueError, match=message):
+        write_corpus(told, **{"kind": "story", "split": "val", "num": 6, "seed": 20, "whole": True, **change})
+
+
+@pytest.fixture
+def small(tmp_path):
+    write_corpus(tmp_path / "small", kind="clip", split="train", num=1)
+    return tmp_path / "small"
+
+
+def test_a_world_that_sounds_otherwise_by_now_is_an_error(small):
+    claim = json.loads((small / "corpus.json").read_text())
+    claim["world"]["sounds"]["drum"][0] *= 1.1
+    (small / "corpus.json").write_text(json.dumps(claim))
+    with pytest.raises(ValueError, match=r"other sounds \(drum\)"):
+        write_corpus(small, kind="clip", split="train", num=1)
+
+
+def test_a_changed_manifest_is_an_error(small):
+    (small / "manifest.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="was changed"):
+        write_corpus(small, kind="clip", split="train", num=1)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="not empty"):
+        write_corpus(tmp_path, kind="clip", split="train", num=1)
+    with pytest.raises(ValueError, match="is a file"):
+        write_corpus(tmp_path / "thesis.txt", kind="clip", split="train", num=1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"kind": "tale"}, {"split": "dev"}, {"num": 0}, {"seed": -1}, {"workers": 0}, {"whole": True, "audio": False}],
+)
+def test_arguments_without_sense_write_nothing(tmp_path, wrong):
+    with pytest.raises(ValueError):  # noqa: PT011
+        write_corpus(tmp_path / "new", **{"kind": "clip", "split": "train", "num": 1, **wrong})
+    assert not (tmp_path / "new").exists()
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_command_writes_a_corpus_and_sums_it_up(tmp_path):
+    done = command(tmp_path / "new", "--num", 2, "--kind", "clip")
+    assert done.returncode == 0, done.stderr
+    assert "2 rows (2 new)" in done.stdout
+    assert len(rows_of(tmp_path / "new")) == 2
+
+
+def test_help_comes_without_heavy_imports():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", SCRIPT, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert "--whole" in done.stdout
+    assert "numpy" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--num", "0"], ["--kind", "tale"]])
+def test_a_mistake_in_the_command_exits_with_2_and_no_traceback(tmp_path, arguments):
+    done = command(tmp_path / "new", *arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,240 @@
+"""The story walk with tiny components: lengths to the sample, seeds, splitting, batching, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partialmethod
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from audiostory import timeline
+from audiostory.model import tiny
+from audiostory.model.planner import Planner
+from audiostory.pipeline import AudioStoryPipeline, Plan, StoryError
+from audiostory.story import Event, Instruction, ProblemKind, Storyline, script
+from audiostory.weights.ours import Settings
+
+RATE = 800  # of the tiny waveform codec
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> AudioStoryPipeline:
+    parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
+    return AudioStoryPipeline(*parts, Settings(steps=2, guidance=2.0, crossfade_seconds=0.5))
+
+
+def storyline(*seconds: float) -> Storyline:
+    starts = [round(sum(seconds[:index]), 6) for index in range(len(seconds))]
+    events = [
+        Event(caption=f"sound {index}", seconds=length, start=start)
+        for index, (length, start) in enumerate(zip(seconds, starts, strict=True))
+    ]
+    return Storyline(summary="Sounds.", events=tuple(events))
+
+
+def plan_of(pipeline: AudioStoryPipeline, *seconds: float) -> Plan:
+    return pipeline.plan_from_storyline(storyline(*seconds))
+
+
+@pytest.fixture
+def writes(monkeypatch):
+    """Makes the planner write a storyline: it is asked at every id outside the bridge blocks."""
+
+    def force(story: Storyline) -> None:
+        vocabulary = tiny.vocabulary()
+        prompt = script.prompt(Instruction(text="x"), vocabulary)
+        ids = script.write(Instruction(text="x"), story, vocabulary).ids[len(prompt) :]
+        inside = {*vocabulary.semantic_block, *vocabulary.residual_block}
+        answer = iter([token for token in ids if token not in inside])
+        monkeypatch.setattr(Planner, "write", partialmethod(Planner.write, choose=lambda scores: next(answer)))
+
+    return force
+
+
+def samples(told) -> np.ndarray:
+    return told.story.samples
+
+
+# Planning
+
+
+def test_an_instruction_becomes_a_story_of_the_length_asked(pipeline, writes):
+    writes(storyline(1.5, 2.5, 1.0))
+    told = pipeline("three sounds", total_seconds=7.5, progress=False)
+    assert told.story.num_samples == 7.5 * RATE
+    assert [event.caption for event in told.storyline.events] == ["sound 0", "sound 1", "sound 2"]
+    assert math.fsum(event.seconds for event in told.storyline.events) == pytest.approx(7.5, abs=1e-6)
+    assert [problem.kind for problem in told.problems] == [ProblemKind.TOTAL, ProblemKind.TOO_LONG]
+
+
+def test_without_a_length_the_planner_decides(pipeline, writes):
+    writes(storyline(1.5, 1.2))
+    assert pipeline("two sounds", progress=False).story.num_samples == 2.7 * RATE
+
+
+def test_a_plan_longer_than_a_story_may_be_is_scaled(pipeline, writes):
+    writes(storyline(500.0, 500.0))
+    assert pipeline.plan("x", progress=False).storyline.total_seconds == pytest.approx(600)
+
+
+def test_a_given_storyline_gives_the_plan_that_writing_it_gives(pipeline, writes):
+    writes(storyline(1.5, 2.5))
+    instruction = Instruction(text="two sounds", total_seconds=4.0)
+    written, given = pipeline.plan(instruction), pipeline.plan_from_storyline(storyline(1.5, 2.5), instruction)
+    assert_close(written.bridge_tokens.semantic, given.bridge_tokens.semantic, rtol=0, atol=1e-5)
+    assert_close(written.bridge_tokens.residual, given.bridge_tokens.residual, rtol=0, atol=1e-5)
+    assert [event.seconds for event in written.storyline.events] == [event.seconds for event in given.storyline.events]
+
+
+def test_a_script_that_breaks_off_keeps_its_complete_events(pipeline, writes):
+    writes(storyline(1.5, 2.5))
+    ids = script.write(Instruction(text="x"), storyline(1.5, 2.5), pipeline.vocabulary).ids
+    until_second_event = (
+        len(ids)
+        - ids[::-1].index(pipeline.vocabulary.gen)
+        - len(script.prompt(Instruction(text="x"), pipeline.vocabulary))
+    )
+    plan = pipeline.plan(Instruction(text="x", total_seconds=3.0), max_new_tokens=until_second_event, progress=False)
+    assert [event.seconds for event in plan.storyline.events] == [3.0]
+    assert len(plan.bridge_tokens.semantic) == 1
+    assert "raise max_new_tokens" in plan.problems[0].message
+
+
+def test_a_planner_that_writes_nothing_of_use_says_what_to_do(pipeline):
+    with pytest.raises(StoryError, match=r"no complete event .* raise max_new_tokens"):
+        pipeline("a bell", total_seconds=3, max_new_tokens=30, progress=False)
+
+
+# Rendering
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=6).filter(lambda tenths: sum(tenths) >= 10), st.floats(0, 2))
+def test_a_story_lasts_the_sum_of_its_events_to_the_sample(pipeline, tenths, crossfade_seconds):
+    plan = plan_of(pipeline, *(length / 10 for length in tenths))
+    told = pipeline.render(plan, steps=1, guidance=1, crossfade_seconds=crossfade_seconds, progress=False)
+    assert told.story.num_samples == round(sum(tenths) / 10 * RATE)
+    assert len(told.clips) == len(told.times) == len(tenths)
+    assert told.times[-1][1] == pytest.approx(sum(tenths) / 10)
+
+
+def test_a_seed_tells_the_same_story_and_leaves_the_global_generator_alone(pipeline):
+    plan, before = plan_of(pipeline, 1.5, 2.0), torch.get_rng_state()
+    first, again, other = (pipeline.render(plan, seed=seed, progress=False) for seed in (7, 7, 8))
+    assert (samples(first) == samples(again)).all()
+    assert not np.allclose(samples(first), samples(other))
+    assert (torch.get_rng_state() == before).all()
+
+
+def test_events_of_equal_condition_differ_unless_they_share_their_noise(pipeline):
+    plan = plan_of(pipeline, 1.5, 1.5, 1.5)
+    same = replace(
+        plan.bridge_tokens,
+        **{name: getattr(plan.bridge_tokens, name)[:1].expand(3, -1, -1) for name in ("semantic", "residual")},
+    )
+    own, shared = (
+        pipeline.render(replace(plan, bridge_tokens=same), shared_noise=shared, progress=False).clips[:2]
+        for shared in (False, True)
+    )
+    assert not np.allclose(own[0].samples, own[1].samples, atol=1e-3)
+    np.testing.assert_allclose(shared[0].samples, shared[1].samples, atol=1e-6)
+
+
+def test_a_long_event_is_made_of_several_clips_and_leaves_the_others_their_noise(pipeline):
+    plan = plan_of(pipeline, 2.0, 3.0, 2.0)
+    long_first = replace(plan, storyline=storyline(9.0, 3.0, 2.0))
+    told, long_told = (pipeline.render(plan, progress=False) for plan in (plan, long_first))
+    assert long_told.story.num_samples == 14.0 * RATE
+    assert [(problem.kind, problem.event) for problem in long_told.problems] == [(ProblemKind.TOO_LONG, 1)]
+    assert "3 clips" in long_told.problems[0].message
+    np.testing.assert_allclose(told.clips[1].samples, long_told.clips[1].samples, atol=1e-5)
+
+
+def test_denoising_in_many_batches_gives_the_same_story(pipeline, monkeypatch):
+    plan = plan_of(pipeline, 1.1, 2.7, 9.0, 0.4, 3.0)
+    at_once = pipeline.render(plan, progress=False)
+    for max_batch_frames in (1, 100, 200):
+        monkeypatch.setattr(AudioStoryPipeline, "max_batch_frames", max_batch_frames)
+        np.testing.assert_allclose(samples(pipeline.render(plan, progress=False)), samples(at_once), atol=1e-5)
+
+
+def test_the_story_is_its_clips_joined(pipeline):
+    told = pipeline.render(plan_of(pipeline, 1.5, 9.0, 0.3, 2.0), progress=False)
+    joined = timeline.join(told.clips, [timeline.place(start, RATE) for start, _ in told.times])
+    assert (joined.samples == samples(told)).all()
+    fades = [clip.num_samples / RATE - (end - start) for clip, (start, end) in zip(told.clips, told.times, strict=True)]
+    assert fades == pytest.approx([0.5, 0.15, 0.15, 0])
+
+
+@pytest.mark.parametrize("sample_rate", [400, 441, 1600])
+def test_a_story_at_another_rate_lasts_as_long(pipeline, sample_rate):
+    told = pipeline.render(plan_of(pipeline, 1.5, 2.0, 1.3), progress=False)
+    resampled = told.resample(sample_rate)
+    assert resampled.story.sample_rate == sample_rate
+    assert resampled.story.num_samples == round(4.8 * sample_rate)
+    assert told.resample(RATE).story.samples.tobytes() == samples(told).tobytes()
+
+
+def test_half_precision_tells_nearly_the_same_story():
+    parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
+    whole = AudioStoryPipeline(*parts, Settings(steps=2, crossfade_seconds=0.5))
+    plan = plan_of(whole, 1.5, 2.0)
+    expected = samples(whole.render(plan, progress=False))
+    half = samples(whole.to(torch.bfloat16).render(plan, progress=False))
+    assert half.dtype == np.float32
+    assert np.abs(half - expected).mean() < 0.05 * np.abs(expected).mean()
+
+
+# What is refused, before any work
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"instruction": "  "}, "instruction is empty"),
+        ({"total_seconds": -3}, "1 to 600 seconds"),
+        ({"total_seconds": 0}, "1 to 600 seconds"),
+        ({"total_seconds": math.nan}, "1 to 600 seconds"),
+        ({"total_seconds": 1e9}, "1 to 600 seconds"),
+        ({"steps": 0}, "steps must be"),
+        ({"guidance": 0.5}, "guidance must be 1"),
+        ({"guidance": math.nan}, "guidance must be 1"),
+        ({"seed": -1}, "seed must be"),
+        ({"crossfade_seconds": -0.1}, "cross-fade must last 0 to 2 seconds"),
+        ({"crossfade_seconds": 3}, "cross-fade must last 0 to 2 seconds"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be"),
+        ({"instruction": "a <|gen|> bell"}, "special token"),
+        ({"instruction": "rain " * 2000}, "shorten it"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_planning(pipeline, monkeypatch, wrong, message):
+    monkeypatch.setattr(Planner, "write", lambda *_, **__: pytest.fail("planned all the same"))
+    with pytest.raises(ValueError, match=message):
+        pipeline(**{"instruction": "rain", "total_seconds": 10.0, "progress": False, **wrong})
+
+
+def test_parts_of_different_models_are_refused():
+    with pytest.raises(ValueError, match="DiT channels and codec: 8 and 4"):
+        AudioStoryPipeline(
+            tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), _codec_with_other_latents(), Settings()
+        )
+
+
+def _codec_with_other_latents():
+    codec = tiny.codec(front="waveform")
+    return type(codec)(**{**codec.config, "latent_channels": 4})
+
+
+def test_progress_is_shown_for_every_part_of_the_walk_or_not_at_all(pipeline, writes, capsys):
+    writes(storyline(1.5))
+    pipeline("x", total_seconds=1.5)
+    shown = capsys.readouterr().err
+    assert all(part in shown for part in ("planning", "denoising", "decoding"))
+    pipeline.render(plan_of(pipeline, 1.5), progress=False)
+    assert not capsys.readouterr().err

@@ -1,0 +1,166 @@
+"""Our model folders: what is written comes back, and what is damaged is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from audiostory.model import tiny
+from audiostory.pipeline import AudioStoryPipeline
+from audiostory.story import Event, Storyline
+from audiostory.weights.ours import Settings
+
+SETTINGS = Settings(steps=2, guidance=1.5, crossfade_seconds=0.25, sounds={"dog": ["dogs", "barks"]}, places=["a room"])
+STORY = Storyline(
+    summary="s", events=(Event(caption="a dog", seconds=1.2), Event(caption="rain", seconds=1.0, start=1.2))
+)
+BRIDGE_WEIGHTS = "bridge/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def told_by() -> AudioStoryPipeline:
+    parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
+    return AudioStoryPipeline(*parts, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def saved(told_by, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    told_by.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "tiny"))
+
+
+def tell(pipeline: AudioStoryPipeline):
+    return pipeline.render(pipeline.plan_from_storyline(STORY), progress=False).story.samples
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_weights(path: Path, change) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_a_saved_pipeline_tells_the_same_story(told_by, saved):
+    loaded = AudioStoryPipeline.from_pretrained(saved)
+    assert loaded.settings == SETTINGS
+    assert not any(part.training for part in (loaded.planner, loaded.bridge, loaded.dit, loaded.codec))
+    assert (tell(loaded) == tell(told_by)).all()
+
+
+def test_only_safetensors_and_json_are_written(saved):
+    files = {str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file()}
+    assert {"model_index.json", "tokenizer/tokenizer.json", "planner/model.safetensors", BRIDGE_WEIGHTS} <= files
+    assert {Path(name).suffix for name in files} == {".json", ".safetensors"}
+
+
+def test_weights_stored_in_half_are_read_in_any_precision(told_by, saved, tmp_path):
+    half = AudioStoryPipeline.from_pretrained(saved).to(torch.bfloat16)
+    half.save_pretrained(tmp_path)
+    assert load_file(tmp_path / BRIDGE_WEIGHTS)["unconditional"].dtype == torch.bfloat16
+    assert (
+        2 * (tmp_path / "planner/model.safetensors").stat().st_size
+        < 1.1 * (saved / "planner/model.safetensors").stat().st_size
+    )
+    for dtype in (torch.float32, torch.bfloat16):
+        loaded = AudioStoryPipeline.from_pretrained(tmp_path, dtype=dtype)
+        assert loaded.planner.dtype == loaded.bridge.dtype == loaded.dit.dtype == loaded.codec.dtype == dtype
+        assert abs(tell(loaded) - tell(told_by)).mean() < 0.1 * abs(tell(told_by)).mean()
+
+
+def test_other_formats_are_refused(told_by, tmp_path):
+    for options in ({"safe_serialization": False}, {"variant": "fp16"}):
+        with pytest.raises(ValueError, match="only plain safetensors"):
+            told_by.save_pretrained(tmp_path / "x", **options)
+
+
+def test_the_text_encoder_may_lie_beside_the_others(folder):
+    tiny.text_encoder().save_pretrained(folder / "text_encoder")
+    edit(folder / "model_index.json", text_encoder=["audiostory.model.text_encoder", "TextEncoder"])
+    AudioStoryPipeline.from_pretrained(folder)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGES = {
+    "no folder": (shutil.rmtree, "no model folder at .*check the path"),
+    "no index": (lambda f: (f / "model_index.json").unlink(), "not an AudioStory model folder"),
+    "released layout": (
+        lambda f: ((f / "model_index.json").unlink(), (f / "pytorch_model.bin").touch()),
+        "released system's layout",
+    ),
+    "index not JSON": (lambda f: (f / "model_index.json").write_text("{"), "model_index.json is not valid JSON"),
+    "index not text": (
+        lambda f: (f / "model_index.json").write_bytes(b"\xff\x00"),
+        "model_index.json is not valid JSON",
+    ),
+    "index a list": (lambda f: (f / "model_index.json").write_text("[]"), "holds a list"),
+    "other pipeline": (lambda f: edit(f / "model_index.json", _class_name="FluxPipeline"), "describes a FluxPipeline"),
+    "other class": (lambda f: edit(f / "model_index.json", codec=["os", "system"]), "other classes are never loaded"),
+    "other spare class": (
+        lambda f: edit(f / "model_index.json", text_encoder=["os", "system"]),
+        "other classes are never loaded",
+    ),
+    "misspelt setting": (lambda f: edit(f / "model_index.json", crossfade=3), "sets crossfade; known settings are"),
+    "no component": (lambda f: shutil.rmtree(f / "dit"), "dit/config.json is missing"),
+    "config not JSON": (lambda f: (f / "dit/config.json").write_text("nothing"), "dit/config.json is not valid JSON"),
+    "config of another": (lambda f: edit(f / "dit/config.json", _class_name="Bridge"), "describes a Bridge"),
+    "config misshaped": (lambda f: edit(f / "bridge/config.json", planner_width=7), "cannot be read as a Bridge"),
+    "planner misshaped": (lambda f: edit(f / "planner/config.json", hidden_size=48), "cannot be read as a Planner"),
+    "no weights": (lambda f: (f / BRIDGE_WEIGHTS).unlink(), "holds no .safetensors file"),
+    "pickled weights": (
+        lambda f: (f / BRIDGE_WEIGHTS).rename(f / "bridge/diffusion_pytorch_model.bin"),
+        "pickled weights are never read",
+    ),
+    "truncated": (lambda f: truncate(f / BRIDGE_WEIGHTS), r"header promises [\d,]+ bytes, the file has [\d,]+"),
+    "truncated planner": (lambda f: truncate(f / "planner/model.safetensors"), "planner/model.safetensors is damaged"),
+    "empty file": (lambda f: (f / BRIDGE_WEIGHTS).write_bytes(b""), "does not begin as a safetensors file"),
+    "garbage": (lambda f: (f / BRIDGE_WEIGHTS).write_bytes(b"garbage" * 99), "does not begin as a safetensors file"),
+    "not fetched": (
+        lambda f: (f / BRIDGE_WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid 1\n"),
+        "git lfs pull",
+    ),
+    "missing shard": (
+        lambda f: (f / "planner/model.safetensors.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}'),
+        "b.safetensors is missing",
+    ),
+    "missing tensor": (
+        lambda f: edit_weights(f / BRIDGE_WEIGHTS, lambda t: t.pop("unconditional")),
+        "missing unconditional",
+    ),
+    "extra tensor": (
+        lambda f: edit_weights(f / BRIDGE_WEIGHTS, lambda t: t.update(more=torch.zeros(1))),
+        "unexpected more",
+    ),
+    "no tokenizer": (lambda f: (f / "tokenizer/tokenizer.json").unlink(), "tokenizer/tokenizer.json is missing"),
+    "tokenizer not JSON": (
+        lambda f: (f / "tokenizer/tokenizer.json").write_text("{"),
+        "tokenizer.json is not valid JSON",
+    ),
+    "tokenizer of nothing": (lambda f: (f / "tokenizer/tokenizer.json").write_text("{}"), "tokenizer.json cannot"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_refused_with_the_file_and_the_reason(folder, damage):
+    do, message = DAMAGES[damage]
+    do(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        AudioStoryPipeline.from_pretrained(folder)
+    assert str(folder) in str(caught.value)

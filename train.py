@@ -1,6 +1,6 @@
 """Trains one stage: python train.py stage=codec
 
-Every setting can be overridden, as Hydra does it: python train.py stage=stage1 model=mini stage.steps=200 output=runs/trial
+Every setting can be overridden, as Hydra does it: python train.py stage=stage1 stage.steps=200 output=runs/trial
 The same command again goes on where the last one stopped. python train.py stage=stage1 --cfg shows all settings.
 """
 
@@ -15,7 +15,11 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def main() -> None:
-    options = {group.name: sorted(p.stem for p in group.glob("*.yaml")) for group in sorted(CONFIGS.iterdir()) if group.is_dir()}
+    options = {
+        group.name: sorted(p.stem for p in group.glob("*.yaml"))
+        for group in sorted(CONFIGS.iterdir())
+        if group.is_dir()
+    }
     listed = "\n".join(f"  {group}={'|'.join(names)}" for group, names in options.items() if group != "recipe")
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"choices:\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,15 +23,16 @@ def draw(path: str | Path, waveform: Waveform, events: Sequence[Event], title: s
     """Writes a PNG (or what the suffix of `path` says). `events` stand in their order, with their starts."""
     from matplotlib.figure import Figure  # heavy, and not needed to tell a story
 
-    captions = [_caption(number, event) for number, event in enumerate(events, 1)]
-    heading = textwrap.wrap(title, 130)
-    words_height = 0.19 * (sum(caption.count("\n") + 1 for caption in captions) + 1.4 * len(heading) + 2)
+    heading = textwrap.wrap(title, 105, max_lines=6, placeholder=" ...")
+    captions = [line for number, event in enumerate(events, 1) for line in _caption(number, event)]
+    words_height = 0.23 * len(heading) + 0.2 * len(captions) + 0.2
     figure = Figure(figsize=(12, words_height + 5.2), layout="constrained")
     words, wave, bands = figure.subplots(3, 1, height_ratios=[words_height, 1.8, 3.4])
     words.set_axis_off()
-    words.text(0, 1, "\n".join(heading), va="top", fontsize=11, weight="bold", transform=words.transAxes)
-    words.text(0, 0, "\n".join(captions), va="bottom", fontsize=9.5, family="monospace", transform=words.transAxes)
-    seconds = waveform.samples.shape[1] / waveform.sample_rate
+    plain: dict[str, Any] = {"transform": words.transAxes, "in_layout": False, "parse_math": False}
+    words.text(0, 1, "\n".join(heading), va="top", fontsize=11, weight="bold", **plain)
+    words.text(0, 0, "\n".join(captions), va="bottom", fontsize=9.5, family="monospace", **plain)
+    seconds = waveform.seconds
     _draw_wave(wave, waveform, seconds)
     _draw_bands(bands, waveform, seconds)
     for number, event in enumerate(events, 1):
@@ -42,9 +44,9 @@ def draw(path: str | Path, waveform: Waveform, events: Sequence[Event], title: s
     figure.savefig(path, dpi=110)
 
 
-def _caption(number: int, event: Event) -> str:
+def _caption(number: int, event: Event) -> list[str]:
     label = f"{number:2d}. {event.start:6.1f} s - {event.start + event.seconds:5.1f} s  "
-    return "\n".join(textwrap.wrap(event.caption, 125, initial_indent=label, subsequent_indent=" " * len(label)))
+    return textwrap.wrap(event.caption, 125, initial_indent=label, subsequent_indent=" " * len(label))
 
 
 def _draw_wave(axes, waveform: Waveform, seconds: float) -> None:

@@ -195,7 +195,7 @@ class AudioStoryPipeline(DiffusionPipeline):
             raise ValueError(
                 f"the instruction takes {len(prompt)} tokens, the planner holds {room + len(prompt)}; shorten it"
             )
-        with self._bar("planning", None, "token", progress) as bar:
+        with self._bar("planning", None, " tokens", progress) as bar:
             written = apply_forward_hook(Planner.write)(  # moves an offloaded planner to its device first
                 self.planner,
                 prompt,
@@ -207,7 +207,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         reading = script.read(written.ids, self.vocabulary, total_seconds=instruction.total_seconds)
         problems = list(reading.problems)
         if not written.finished:
-            message = f"the script was stopped after {len(written.ids)} tokens, before its end; raise max_new_tokens"
+            message = f"the script was stopped after {len(written.ids)} tokens, before its end"
             problems.insert(0, Problem(kind=ProblemKind.BROKEN_OFF, event=None, message=message))
         if not reading.storyline.events:
             raise StoryError(_no_events(problems))
@@ -285,7 +285,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         ]
         latents: list[Tensor] = []
         batches = list(_batches(frames, self.max_batch_frames))
-        with self._bar("denoising", rendering.steps * len(batches), "step", progress) as bar:
+        with self._bar("denoising", rendering.steps * len(batches), " steps", progress) as bar:
             for batch in batches:
                 latents += self._solve_batch(
                     noise[batch.start : batch.stop],
@@ -325,7 +325,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         """One clip at a time: in a batch, what pads a shorter clip would be heard at its end, and memory would grow."""
         rate = self.codec.sample_rate
         waveforms = []
-        with self._bar("decoding", len(clips), "clip", progress) as bar:
+        with self._bar("decoding", len(clips), " clips", progress) as bar:
             for clip, latent in zip(clips, latents, strict=True):
                 num_samples = clip.num_samples(rate)
                 decodable = min(max(num_samples, 1), len(latent) * self.codec.hop)
@@ -436,5 +436,5 @@ def _made_of_parts(event: int, seconds: float, num_parts: int) -> Problem:
 
 
 def _no_events(problems: Sequence[Problem]) -> str:
-    reasons = "; ".join(problem.message for problem in problems[:3])
-    return f"the planner wrote no complete event ({reasons}); word the instruction otherwise, or raise max_new_tokens"
+    reason = problems[0].message if problems else "its script is empty"
+    return f"the planner wrote no complete event: {reason}; raise max_new_tokens, or word the instruction otherwise"

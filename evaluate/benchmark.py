@@ -4,8 +4,8 @@
     python evaluate/train_ear.py --train corpora/clips-train --held-out corpora/clips-val --output runs/ear
     python evaluate/benchmark.py --manifest corpora/stories-test/manifest.jsonl --ear runs/ear --output runs/benchmark
 
-The first --num stories are told into OUTPUT/told, a folder each, and scored against the truth; OUTPUT gets report.md and
-report.json. The same command goes on where a stopped run was, and scores again without telling again.
+The first --num stories are told into OUTPUT/told, a folder each, and scored against the truth; OUTPUT gets report.md
+and report.json. The same command goes on where a stopped run was, and scores again without telling again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SETTINGS = "settings.json"
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = arguments.add_argument
-    add("--manifest", type=Path, required=True, metavar="FILE", help="the stories to tell, with the clips that are true")
+    add("--manifest", type=Path, required=True, metavar="FILE", help="the stories to tell, and the truth about them")
     add("--ear", type=Path, required=True, metavar="DIR", help="the listener that evaluate/train_ear.py trained")
     add("--output", type=Path, required=True, metavar="DIR", help="told stories and the report")
     add("--model_path", type=Path, metavar="DIR", help="the model's folder (the bundled audiostory-mini)")
@@ -128,11 +128,11 @@ class Model:
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from audiostory.pipeline import MINI, Settings
+        from audiostory.pipeline import MINI
         from audiostory.weights import ours
 
         self.folder, self.output, self.device = options.model_path or MINI, options.output, options.device
-        own = Settings.from_index(ours.read_index(self.folder))
+        own = ours.read_index(self.folder)
         self.settings = {
             "model_sha256": _fingerprint(self.folder),
             "manifest_sha256": _sha256(options.manifest),
@@ -178,11 +178,11 @@ class Model:
         try:
             held = dict(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{file} cannot be read ({error}); delete {self.output} and tell the stories again") from error
+            raise ValueError(f"{file} cannot be read ({error}); delete {self.output} and tell all again") from error
         if different := [name for name in self.settings if held.get(name) != self.settings[name]]:
             listed = ", ".join(f"{name} {held.get(name)} (now {self.settings[name]})" for name in different)
             raise ValueError(
-                f"the stories in {self.output} were told otherwise: {listed}; choose another --output, or delete that one"
+                f"the stories in {self.output} were told otherwise: {listed}; choose another --output, or delete it"
             )
 
 
@@ -201,9 +201,9 @@ def _truths(options: argparse.Namespace, systems: Sequence[str]) -> list[TrueSto
     clips = [event.audio for truth in truths for event in truth.events]
     if set(systems) & {"truth", "codec", "shuffled"} and not all(clip and clip.is_file() for clip in clips):
         raise ValueError(
-            f"{options.manifest} comes without the audio of its events, which the columns truth, codec and shuffled need; "
-            "write it again with audio:\n  python scripts/make_soundworld.py FOLDER --split test --num "
-            f"{options.num}\nor ask for --systems told alone"
+            f"{options.manifest} lacks the audio of its events, which truth, codec and shuffled need; write it with "
+            f"audio, into a new folder:\n  python scripts/make_soundworld.py FOLDER --split test --num {options.num}\n"
+            "or ask for --systems told"
         )
     return truths
 
@@ -298,7 +298,7 @@ def _hardest(
 def _notes(truths: Sequence[TrueStory], stories: Mapping[str, Sequence[ToldStory]]) -> list[str]:
     notes = []
     if open_ended := sum(truth.instruction.total_seconds is None for truth in truths):
-        notes.append(f"{open_ended} of {len(truths)} instructions ask for no length; the length measures leave them out")
+        notes.append(f"{open_ended} of {len(truths)} instructions ask for no length: left out of the length measures")
     for name, told in stories.items():
         if failed := [story.id for story in told if not story.clips]:
             listed = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")

@@ -105,6 +105,8 @@ def _output_folder(options: argparse.Namespace) -> Path:
 
 def _tell(options: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
+    if options.model_path is None:
+        print("no --model_path given, so the bundled audiostory-mini tells the story", flush=True)
     pipeline = _load(options)
     _introduce(pipeline.settings, options)
     loaded = time.perf_counter()

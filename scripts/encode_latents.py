@@ -1,9 +1,10 @@
 """Computes once what training would compute again and again: every event's latents and every caption's teacher states.
 
-    python scripts/encode_latents.py corpora/clips-train/manifest.jsonl --codec runs/codec/export --output corpora/clips-train/latents
-    ... and once there is a text encoder, into the same folder:    --text_encoder runs/tangoflux/export
+    corpus=corpora/clips-train
+    python scripts/encode_latents.py $corpus/manifest.jsonl --codec runs/codec/export --output $corpus/latents
+    ... and once there is a text encoder, into the same folder:  --text_encoder runs/tangoflux/export
 
-Run it again after it was stopped, or after the manifest or a network changed: shards that still fit are kept, the others are
+Run it again after it was stopped, or after the manifest or a network changed: shards that still fit are kept, others are
 made anew. A recording that cannot be read is named and left out; too many of them are an error.
 """
 
@@ -36,11 +37,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--codec", type=Path, help="make latents with codec/ of this exported folder")
-    parser.add_argument("--text_encoder", type=Path, help="make teacher states with text_encoder/ of this exported folder")
+    parser.add_argument(
+        "--text_encoder", type=Path, help="make teacher states with text_encoder/ of this exported folder"
+    )
     parser.add_argument("--num_tokens", type=int, default=16, help="semantic tokens per event [%(default)s]")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--damaged_share", type=float, default=0.01, help="recordings that may be left out [%(default)s]")
+    parser.add_argument(
+        "--damaged_share", type=float, default=0.01, help="recordings that may be left out [%(default)s]"
+    )
     arguments = parser.parse_args(argv)
     if arguments.codec is None and arguments.text_encoder is None:
         parser.error("nothing to do: give --codec, --text_encoder, or both")
@@ -62,7 +67,11 @@ def encode(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     index = store.read_index(folder)
     made = {name for name in ("codec", "text_encoder") if getattr(arguments, name) is not None}
-    if stale := sorted({"codec", "text_encoder"} & set(index) - made) if index.get("manifest") != rows.fingerprint else []:
+    if (
+        stale := sorted({"codec", "text_encoder"} & set(index) - made)
+        if index.get("manifest") != rows.fingerprint
+        else []
+    ):
         raise ValueError(
             f"{rows.path} has changed since {folder} was made, so its part of the {stale[0]} must be made anew too; "
             f"give --{stale[0]} as well"
@@ -100,9 +109,7 @@ def encode_latents(rows: Manifest, codec: Codec, folder: Path, codec_print: str,
     _drop_old(folder, "latents", len(shards))
 
 
-def _latents(
-    clips: Sequence[tuple[Row, int]], codec: Codec, damage: Damage, bar: tqdm
-) -> Iterator[tuple[str, Tensor]]:
+def _latents(clips: Sequence[tuple[Row, int]], codec: Codec, damage: Damage, bar: tqdm) -> Iterator[tuple[str, Tensor]]:
     """Clips with as many frames go through the codec together, so none is padded."""
     import numpy as np
     import torch

@@ -1,7 +1,7 @@
 """What was asked, what was told, and what was heard: one truth per line of a manifest, one folder per told story.
 
-A told story is what `evaluate/inference.py` writes: `storyline.json`, `story.wav` and one WAV per event. Any other system
-takes part by writing the same files. No torch here.
+A told story is what `evaluate/inference.py` writes: `storyline.json`, `story.wav` and one WAV per event. Any other
+system takes part by writing the same files. No torch here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FAILURE = "failure.json"  # stands in place of the record when a system could te
 
 @dataclass(frozen=True, kw_only=True)
 class TrueEvent:
-    """One event as the world made it; `audio` is its ground-truth clip (with the cross-fade tail), if the corpus has it."""
+    """One event as the world made it; `audio` is its true clip (with the cross-fade's tail), if the corpus has it."""
 
     name: str
     register: str
@@ -69,7 +69,7 @@ def read_truth(manifest: Path) -> list[TrueStory]:
         try:
             story = _truth(json.loads(line), manifest.parent)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{manifest}, line {number} is not a sound-world row: {error!r}; write it again") from error
+            raise ValueError(f"{manifest}, line {number} is no sound-world row ({error!r}); write it again") from error
         if story.id in stories or Path(story.id).name != story.id:
             raise ValueError(f"{manifest}, line {number}: the id {story.id!r} is not new, or is no name for a folder")
         stories[story.id] = story
@@ -92,7 +92,7 @@ def read_told(folder: Path) -> ToldStory:
         captions, clips = zip(*((str(event["caption"]), folder / event["audio"]) for event in events), strict=True)
         seconds = soundfile.info(folder / "story.wav").duration
     except (KeyError, TypeError, ValueError, soundfile.SoundFileError) as error:
-        raise ValueError(f"{folder} holds no told story: {error!r}; delete it and run the same command again") from error
+        raise ValueError(f"{folder} holds no told story ({error!r}); delete it and run the same command") from error
     if missing := [clip for clip in clips if not clip.is_file()]:
         raise ValueError(f"{missing[0]} is missing; delete {folder} and run the same command again")
     return ToldStory(id=folder.name, captions=captions, clips=clips, seconds=seconds)

@@ -14,11 +14,11 @@ from audiostory.benchmark.soundworld import Confusion, Score
 Columns = Mapping[str, Mapping[str, Score]]  # system -> measure -> score
 
 HOW_TO_READ = """\
-Every system is asked the same questions about the same stories; n says how many. Shares lie between 0 and 1; in brackets
-stands the 95 % bootstrap interval over stories. An event that was not told, and every event of a story that could not be
-told, is wrong in every measure. Sound, place and register are what the ear hears in the single clips; "stays the same" is
-the share of pairs of a story's events that agree, right or wrong: all pairs for the place, those of the same pitched sound
-for the register.
+Every system is asked the same questions about the same stories; n says how many. Shares lie between 0 and 1; in
+brackets stands the 95 % bootstrap interval over stories. An event that was not told, and every event of a story that
+could not be told, is wrong in every measure. Sound, place and register are what the ear hears in the single clips;
+"stays the same" is the share of pairs of a story's events that agree, right or wrong: all pairs for the place, those of
+the same pitched sound for the register.
 """
 
 
@@ -74,7 +74,8 @@ def write(folder: Path, report: Report) -> None:
         "hardest": {system: [asdict(entry) for entry in entries] for system, entries in report.hardest.items()},
         "facts": dict(report.facts),
     }
-    for name, text in {"report.md": markdown(report), "report.json": json.dumps(_without_nan(content), indent=1) + "\n"}.items():
+    pages = {"report.md": markdown(report), "report.json": json.dumps(_without_nan(content), indent=1) + "\n"}
+    for name, text in pages.items():
         unfinished = folder / f".{name}.unfinished"
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, folder / name)

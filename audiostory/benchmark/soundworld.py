@@ -47,7 +47,8 @@ def bootstrap(stories: Iterable[Sequence[float]], seed: int = 0, rounds: int = 2
     groups = [values for values in stories if len(values)]
     if not groups:
         return Score(mean=float("nan"), low=float("nan"), high=float("nan"), num=0)
-    sums, counts = np.array([sum(values) for values in groups], np.float64), np.array([len(values) for values in groups])
+    sums = np.array([sum(values) for values in groups], dtype=np.float64)
+    counts = np.array([len(values) for values in groups])
     picks = np.random.default_rng(seed).integers(0, len(groups), (rounds, len(groups)))
     low, high = np.percentile(sums[picks].sum(1) / counts[picks].sum(1), [2.5, 97.5])
     return Score(mean=float(sums.sum() / counts.sum()), low=float(low), high=float(high), num=int(counts.sum()))
@@ -78,14 +79,17 @@ def score_sounds(truths: Sequence[TrueStory], answers: Answers) -> dict[str, Sco
         "sound right": _over_events(truths, answers, lambda event, heard: heard.name == event.name),
         "place right": _over_events(truths, answers, lambda event, heard: heard.place == event.place),
         "register right": _over_events(
-            truths, answers, lambda event, heard: heard.register == event.register, lambda event: event.register != PITCHLESS
+            truths,
+            answers,
+            lambda event, heard: heard.register == event.register,
+            asked=lambda event: event.register != PITCHLESS,
         ),
     }
 
 
 def score_cast(truths: Sequence[TrueStory], answers: Answers) -> dict[str, Score]:
-    """Does a story keep its cast, right or wrong: the share of pairs of events that agree. Place is asked of all pairs of a
-    story, the register of the pairs that are the same pitched sound."""
+    """Does a story keep its cast, right or wrong: the share of pairs of its events that agree. The place is asked of
+    all pairs, the register of those that are the same pitched sound."""
     return {
         "place stays the same": _over_pairs(truths, answers, lambda heard: heard.place, lambda one, other: True),
         "register stays the same": _over_pairs(
@@ -100,8 +104,8 @@ def score_cast(truths: Sequence[TrueStory], answers: Answers) -> dict[str, Score
 def shuffled_scores(
     truths: Sequence[TrueStory], told: Sequence[ToldStory], answers: Answers, seed: int = 0
 ) -> dict[str, Score]:
-    """The floor. Plans and sounds: each story is scored against another one's truth. Cast: each event is heard as an event
-    of the same sound from another story, for a whole story keeps its cast whoever's truth it is held against."""
+    """The floor. Plans and sounds: each story is scored against another one's truth. Cast: each event is answered as
+    one of the same sound in another story, for a whole story keeps its cast whatever truth it is held against."""
     partners = others(len(truths), seed)
     return {
         **score_plans(truths, [told[partner] for partner in partners]),
@@ -111,7 +115,7 @@ def shuffled_scores(
 
 
 def others(num: int, seed: int = 0) -> list[int]:
-    """A partner for each of `num` stories, never itself (a random order, shifted by one). ValueError for fewer than two."""
+    """A partner for each of `num` stories, never itself (a random order, shifted). ValueError for fewer than 2."""
     if num < 2:
         raise ValueError(f"to shuffle stories takes at least 2 of them, got {num}; raise --num, or leave out shuffled")
     order = np.random.default_rng(seed).permutation(num)
@@ -166,8 +170,8 @@ def _over_pairs(
 
 
 def _recast(truths: Sequence[TrueStory], answers: Answers, seed: int) -> list[list[Heard]]:
-    """Every event's answer exchanged for that of an event of the same sound from another story, at random; from any other
-    story if no other has that sound. Events that were not told count for nobody."""
+    """Every event's answer exchanged for that of an event of the same sound from another story, at random; of any sound
+    if no other story has that one. Events that were not told stay so."""
     rng = np.random.default_rng(seed)
     pool = [
         (story, event.name, heard)

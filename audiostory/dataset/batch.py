@@ -49,7 +49,8 @@ def collate_clips(samples: Sequence[ClipSample], text_ids: Tensor, text_attentio
 
 def collate_crops(crops: Sequence[Crop]) -> WaveformBatch:
     return WaveformBatch(
-        samples=torch.stack([torch.from_numpy(crop.samples) for crop in crops]), sample_ids=tuple(crop.id for crop in crops)
+        samples=torch.stack([torch.from_numpy(crop.samples) for crop in crops]),
+        sample_ids=tuple(crop.id for crop in crops),
     )
 
 

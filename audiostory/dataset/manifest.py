@@ -1,8 +1,8 @@
 """Reads a manifest: one story per line of JSON, with its events and, where there are any, their recordings.
 
-The first hop of a training sample. The format is written down in `data/README.md`. A row that cannot be used is named with
-file, line and reason and left out; when too many are, that is an error, because then something is wrong with the corpus.
-No torch here.
+The first hop of a training sample. The format is written down in `data/README.md`. A row that cannot be used is named
+with file, line and reason and left out; when too many are, that is an error, because then something is wrong with the
+corpus. No torch here.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Damage:
         if len(self.reasons) > max(self.allowed, self.share * num_seen):
             shown = "\n  ".join(self.reasons[:5])
             raise ValueError(
-                f"{self.source}: {len(self.reasons)} of {num_seen} pieces cannot be used, at most {self.share:.1%} may be "
-                f"left out. The first of them:\n  {shown}\nRepair them, or write the corpus again."
+                f"{self.source}: {len(self.reasons)} of {num_seen} pieces cannot be used, at most {self.share:.1%} may "
+                f"be left out. The first of them:\n  {shown}\nRepair them, or write the corpus again."
             )
 
 
@@ -82,7 +82,9 @@ def read(path: str | Path, *, damaged_share: float = DAMAGED_SHARE) -> Manifest:
     """Reads and checks every row. Raises ValueError for a missing or empty file, or too many damaged rows."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no manifest at {path}; write the sound world's with scripts/make_soundworld.py, or see data/README.md")
+        raise ValueError(
+            f"no manifest at {path}; write the sound world's with scripts/make_soundworld.py, or see data/README.md"
+        )
     content = path.read_bytes()
     damage = Damage(path, share=damaged_share)
     rows: dict[str, Row] = {}
@@ -132,7 +134,7 @@ def _event(data: Any, where: str, folder: Path) -> tuple[Event, Clip]:
     event = Event(
         caption=_text(data, "caption", where),
         seconds=seconds,
-        start=_seconds(data, "start", where, minimum=0.0) if "start" in data else 0.0,
+        start=_seconds(data, "start", where, zero=True) if "start" in data else 0.0,
         story_detail=_text(data, "story_detail", where, needed=False),
         sound_detail=_text(data, "sound_detail", where, needed=False),
     )
@@ -150,9 +152,11 @@ def _text(data: Mapping[str, Any], key: str, where: str, *, needed: bool = True)
     return value
 
 
-def _seconds(data: Mapping[str, Any], key: str, where: str, *, minimum: float | None = None) -> float:
+def _seconds(data: Mapping[str, Any], key: str, where: str, *, zero: bool = False) -> float:
+    """A length, or with `zero` a point in time, which may be the beginning."""
     value = data.get(key)
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or (value < minimum if minimum is not None else value <= 0):
-        raise ValueError(f"{where} needs a {'positive' if minimum is None else 'non-negative'} number of seconds under {key!r}, not {value!r}")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if value > 0 or (zero and value == 0):
+            return float(value)
+    sign = "non-negative" if zero else "positive"
+    raise ValueError(f"{where} needs a {sign} number of seconds under {key!r}, not {value!r}")

@@ -1,7 +1,7 @@
 """Which rows make up which batch: a pure function of the seed and the step, so that any step can be had again at once.
 
-`BatchPlan` orders one data set into batches of like length, epoch after epoch; `Mixture` interleaves several data sets in
-exact shares. Neither holds state that a checkpoint would have to keep.
+`BatchPlan` orders one data set into batches of like length, epoch after epoch; `Mixture` interleaves several data sets
+in exact shares. Neither holds state that a checkpoint would have to keep.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class BatchPlan:
     ):
         if not len(tokens):
             raise ValueError("there are no rows to make batches of; is the manifest or the store of latents empty?")
-        self.tokens, self.frames, self.clips = (np.asarray(values, dtype=np.int64) for values in (tokens, frames, clips))
+        self.tokens, self.frames, self.clips = (
+            np.asarray(values, dtype=np.int64) for values in (tokens, frames, clips)
+        )
         self.limits, self.seed, self.same_frames = limits, seed, same_frames
         self._epoch, self._first, self._batches = 0, 0, self._cut(0)
 
@@ -117,7 +119,9 @@ class Mixture:
 
     def turn(self, step: int) -> tuple[int, int]:
         while len(self._turns) <= step:
-            lag = [share * (len(self._turns) + 1) - given for share, given in zip(self.shares, self._given, strict=True)]
+            lag = [
+                share * (len(self._turns) + 1) - given for share, given in zip(self.shares, self._given, strict=True)
+            ]
             chosen = lag.index(max(lag))
             self._turns.append((chosen, self._given[chosen]))
             self._given[chosen] += 1

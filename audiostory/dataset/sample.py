@@ -1,5 +1,4 @@
-"""From a manifest row to what one row of a batch needs: script, latents, teacher states. The second hop of a sample.
-"""
+"""From a manifest row to what one row of a batch needs: script, latents, teacher states. The second hop of a sample."""
 
 from __future__ import annotations
 
@@ -46,14 +45,18 @@ class Crop:
     samples: Float[np.ndarray, "A W"]
 
 
-def build(row: Row, vocabulary: Vocabulary, store: Store | None, *, latents: bool = True, teacher: bool = True) -> Sample:
+def build(
+    row: Row, vocabulary: Vocabulary, store: Store | None, *, latents: bool = True, teacher: bool = True
+) -> Sample:
     """A row with what its losses need; without a store there are neither latents nor teacher states."""
     events = row.storyline.events
     return Sample(
         id=row.id,
         script=script.write(row.instruction, row.storyline, vocabulary),
         seconds=tuple(clip.seconds for clip in row.clips),
-        latents=tuple(store.latents(row.clip_key(index)) for index in range(len(events))) if store and latents else None,
+        latents=tuple(store.latents(row.clip_key(index)) for index in range(len(events)))
+        if store and latents
+        else None,
         teacher=tuple(store.teacher(event.caption) for event in events) if store and teacher else None,
     )
 

@@ -1,8 +1,8 @@
-"""Latents and teacher states that were computed once: safetensors shards, mapped into memory, and an index that says of what.
+"""Latents and teacher states that were computed once: safetensors shards, mapped into memory, and an index of them.
 
-`scripts/encode_latents.py` writes a store beside a manifest. Latents are kept in half precision under "{row id}/{event}",
-teacher states under a digest of their caption. The index holds fingerprints of the manifest and of the networks, so that
-a store which no longer fits is an error and not a silent loss of quality.
+`scripts/encode_latents.py` writes a store beside a manifest. Latents are in half precision under "{row id}/{event}",
+teacher states under a digest of their caption. The index holds fingerprints of the manifest and of the networks, so
+that a store which no longer fits is an error and not a silent loss of quality.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def fingerprint(folder: str | Path) -> str:
     folder = Path(folder)
     files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".safetensors"))
     if not any(path.suffix == ".safetensors" for path in files):
-        raise ValueError(f"{folder} holds no safetensors; expected the exported folder of a network, such as runs/codec/export/codec")
+        raise ValueError(
+            f"{folder} holds no safetensors; expected the exported folder of a network, such as runs/codec/export/codec"
+        )
     digest = hashlib.sha256()
     for path in files:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -71,8 +73,8 @@ class Store:
             raise ValueError(f"no finished store of latents at {self.folder}; make it with scripts/encode_latents.py")
         if manifest_fingerprint is not None and self.index["manifest"] != manifest_fingerprint:
             raise ValueError(
-                f"the latents at {self.folder} were made of another version of their manifest; run scripts/encode_latents.py "
-                "again, it encodes what changed"
+                f"the latents at {self.folder} were made of another version of their manifest; run "
+                "scripts/encode_latents.py again, it encodes what changed"
             )
         self._open: dict[str, Any] = {}
         self._shard_of: dict[str, str] = {}

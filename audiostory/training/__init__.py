@@ -1,1 +1,1 @@
-"""Training: a stage says what learns from what (`stages`), the loop does the steps (`loop`), `builders` brings them together."""
+"""Training: a stage says what learns from what (`stages`), the loop does the steps, `builders` brings them together."""

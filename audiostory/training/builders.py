@@ -1,7 +1,8 @@
 """Brings a stage, a model's sizes and a data set together into something the loop can run.
 
-Three kinds of root module exist, one function for each: `_codec`, `_text_to_audio`, `_audiostory`. A component comes from
-where `start_from` says, or from fresh weights; a table says which class it is, so nothing a file names is ever imported.
+Three kinds of root module exist, one function for each: `_codec`, `_text_to_audio`, `_audiostory`. A component comes
+from where `start_from` says, or from fresh weights; a table says which class it is, so nothing that a file names is
+ever imported.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from audiostory.dataset import manifest
 from audiostory.dataset.mixture import Mixture, Source, seed_of
@@ -46,7 +46,7 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
-    """A root module with what is particular to its kind. `source` opens one data set, of which `val` is the held-out half."""
+    """A root module with what is particular to its kind. `source` opens a data set, or with True its held-out part."""
 
     module: nn.Module
     losses: Callable[[Any], Any]
@@ -70,12 +70,14 @@ class Run:
         steps = self.config.stage.steps
         return self.training.run(
             output,
-            journal=lambda step: Journal(output, step=step, steps=steps, name=name, logger=logger, settings=self.composed),
+            journal=lambda step: Journal(
+                output, step=step, steps=steps, name=name, logger=logger, settings=self.composed
+            ),
         )
 
 
 def build(run: RunConfig, composed: Mapping[str, Any]) -> Run:
-    """`composed` is the same configuration as plain data, to be kept with the run. ValueError for whatever does not fit."""
+    """`composed` is the same configuration as plain data, kept with the run. ValueError for whatever does not fit."""
     prepare_output(run, composed)
     if run.runtime.threads:
         torch.set_num_threads(run.runtime.threads)
@@ -186,6 +188,7 @@ def _audiostory(run: RunConfig) -> Root:
     codec = component(run, "codec") if "codec" in run.stage.start_from else None
     wanted = {*run.stage.losses, *(REASON_PARTS if "reason" in run.stage.losses else ())}
     latents, teacher = "flow" in wanted, "semantic" in wanted
+    settings = ours.Settings(**_checked(ours.Settings, run.model.settings, "model.settings"))
 
     def source(name: str, val: bool) -> Stories:
         rows = _manifest(run, name, val)
@@ -209,7 +212,7 @@ def _audiostory(run: RunConfig) -> Root:
             _save_parts(aside, parts)
             ours.write_vocabulary(aside, vocabulary)
             if set(parts) == set(ours.TELLING):
-                ours.write_index(aside, parts, run.model.settings)
+                ours.write_index(aside, parts, settings)
 
     hooks = Hooks(
         listen=lambda folder: listening.stories(root, codec, vocabulary, _heard_rows(run), folder),
@@ -245,8 +248,9 @@ def component(run: RunConfig, name: str) -> Any:
     folder = Path(run.runs) / start / "export"
     if not (folder / name).is_dir():
         raise ValueError(
-            f"stage {run.stage.name} starts from the {name} of {start}, but there is no {folder / name}; train that stage "
-            f"first (python train.py stage={start}), or name another folder under {run.runs}/ in stage.start_from.{name}"
+            f"stage {run.stage.name} starts from the {name} of {start}, but there is no {folder / name}; train that "
+            f"stage first (python train.py stage={start}), or name another folder under {run.runs}/ in "
+            f"stage.start_from.{name}"
         )
     return ours.read_component(folder, name)
 
@@ -317,7 +321,7 @@ def _vocabulary(run: RunConfig) -> Vocabulary:
 
 def _checked(cls: Callable[..., Any], values: Mapping[str, Any], where: str, given: int = 0) -> dict[str, Any]:
     """Keyword arguments of `cls`, of which the first `given` are not settings. ValueError for one it does not know."""
-    known = [name for name in inspect.signature(cls).parameters][given:]
+    known = list(inspect.signature(cls).parameters)[given:]
     for key in values:
         if key not in known:
             raise ValueError(config.unknown_key(f"{where}.{key}", key, known))
@@ -326,7 +330,9 @@ def _checked(cls: Callable[..., Any], values: Mapping[str, Any], where: str, giv
 
 def _source(run: RunConfig, name: str) -> config.SourceFiles:
     if name not in run.data.sources:
-        raise ValueError(f"stage {run.stage.name} learns from {name!r}, data {run.data.name} has {', '.join(run.data.sources)}")
+        raise ValueError(
+            f"stage {run.stage.name} learns from {name!r}, data {run.data.name} has {', '.join(run.data.sources)}"
+        )
     return run.data.sources[name]
 
 
@@ -338,7 +344,9 @@ def _manifest(run: RunConfig, name: str, val: bool) -> manifest.Manifest:
 def _store(run: RunConfig, name: str, val: bool, rows: manifest.Manifest) -> Store:
     folder = _source(run, name).val_latents if val else _source(run, name).train_latents
     if folder is None:
-        raise ValueError(f"stage {run.stage.name} needs latents of {rows.path}, but data.sources.{name} names no store for them")
+        raise ValueError(
+            f"stage {run.stage.name} needs latents of {rows.path}, but data.sources.{name} names no store for them"
+        )
     store = Store(folder, manifest_fingerprint=rows.fingerprint)
     if "semantic" in run.stage.losses and not store.has_teacher:
         raise ValueError(f"{folder} holds no teacher states; run scripts/encode_latents.py again with --text-encoder")

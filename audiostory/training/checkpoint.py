@@ -51,8 +51,8 @@ def load(checkpoint: Path, root: nn.Module, optimizer: torch.optim.Optimizer, av
         optimizer.load_state_dict(torch.load(checkpoint / OPTIMIZER, weights_only=True, map_location="cpu"))
     except (OSError, SafetensorError, RuntimeError, KeyError, EOFError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"the checkpoint {checkpoint} cannot be read ({type(error).__name__}: {error}); delete that folder to go on from "
-            "the one before it, or start anew with resume=false"
+            f"the checkpoint {checkpoint} cannot be read ({type(error).__name__}: {error}); delete that folder to go "
+            "on from the one before it, or start anew with resume=false"
         ) from error
     return step
 

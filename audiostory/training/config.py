@@ -1,7 +1,7 @@
 """The composed configuration: Hydra puts the yaml files and the command line together, here it becomes dataclasses.
 
-Defaults stand in the dataclasses alone; Hydra is shown them first, so every key can be overridden and a misspelt one fails
-at once, on the command line as in a yaml file, with the nearest name there is. No torch here.
+Defaults stand in the dataclasses alone; Hydra is shown them first, so every key can be overridden and a misspelt one
+fails at once, on the command line as in a yaml file, with the nearest name there is. No torch here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ModelSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFiles:
-    """One data set: a manifest to learn from, one to validate on, and the stores `scripts/encode_latents.py` made of them."""
+    """One data set: a manifest to learn from, one to validate on, and what `scripts/encode_latents.py` made of each."""
 
     train: str
     val: str | None = None
@@ -86,7 +86,7 @@ class RunConfig:
 def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Hydra's composition of `folder`/train.yaml with the command line's overrides, as plain data.
 
-    Raises ValueError with a readable message for a misspelt key, an unknown option or an override that cannot be parsed.
+    Raises ValueError with a readable message for a misspelt key, an unknown option or an override that is no override.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -113,9 +113,13 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
     for key in data:
         if key not in known:
             raise ValueError(unknown_key(f"{prefix}{key}", str(key), known))
-    absent = [name for name, f in known.items() if name not in data and f.default is MISSING and f.default_factory is MISSING]
+    absent = [
+        name for name, f in known.items() if name not in data and f.default is MISSING and f.default_factory is MISSING
+    ]
     if absent:
-        raise ValueError(f"no value for {', '.join(prefix + name for name in absent)}; set it in the yaml or on the command line")
+        raise ValueError(
+            f"no value for {', '.join(prefix + name for name in absent)}; set it in the yaml or on the command line"
+        )
     hints = typing.get_type_hints(cls)
     return cls(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in data.items()})
 
@@ -124,7 +128,9 @@ def unknown_key(full_key: str, key: str, known: Any) -> str:
     """What to say of a setting that does not exist, with the nearest name that does."""
     names = [str(name) for name in known]
     near = difflib.get_close_matches(key, names, n=1)
-    return f"there is no setting {full_key}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
+    return f"there is no setting {full_key}; " + (
+        f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+    )
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
@@ -142,7 +148,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if arguments[-1] is not ... and len(value) != len(arguments):
             raise ValueError(f"{where} needs {len(arguments)} values, not {value!r}")
         return tuple(_value(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if origin is not None and origin is not Literal and issubclass(origin, Mapping) and isinstance(value, Mapping):
+    if isinstance(origin, type) and issubclass(typing.cast(type, origin), Mapping) and isinstance(value, Mapping):
         return {key: _value(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is float and type(value) is int:
         return float(value)

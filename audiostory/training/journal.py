@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class Journal:
-    """Opened at `step`, which may lie before the last line of an earlier run that was killed: later lines are dropped."""
+    """Opened at `step`, which may lie before the last line of a run that was killed: the lines after it are dropped."""
 
     def __init__(self, folder: Path, *, step: int, steps: int, name: str, logger: str, settings: Mapping[str, Any]):
         self.path = folder / "log.jsonl"

@@ -92,7 +92,9 @@ def _render(
     )
     latents = flow.euler(velocity, torch.nn.utils.rnn.pad_sequence(noise, batch_first=True).to(device), STEPS)
     codec = codec.to(device)  # type: ignore[arg-type]
-    wanted = [min(round(length * codec.sample_rate), count * codec.hop) for length, count in zip(seconds, frames, strict=True)]
+    wanted = [
+        min(round(length * codec.sample_rate), count * codec.hop) for length, count in zip(seconds, frames, strict=True)
+    ]
     return [
         codec.decode(clip[None, :count], num_samples=num_samples)[0].cpu().numpy()
         for clip, count, num_samples in zip(latents, frames, wanted, strict=True)

@@ -1,8 +1,8 @@
 """The training loop: next batch, losses, backward, step; then log, validate, listen, save.
 
-It knows no stage and no model: a root module and its losses, a mixture whose items are the batches of each step, and a Stage
-that says the rest. Everything random in a step is seeded by (seed, step), so a run that was killed and goes on from
-a checkpoint gives the same losses as one that was not, on a CPU to the last bit.
+It knows no stage and no model: a root module and its losses, a mixture whose items are the batches of each step, and a
+Stage that says the rest. Everything random in a step is seeded by (seed, step), so a run that was killed and goes on
+from a checkpoint gives the same losses as one that was not, on a CPU to the last bit.
 
 One process. Where many will enter: `accelerate` prepares root and optimiser in `Training.__init__`, `step` calls its
 backward and clipping, the sampler takes every n-th batch, and only the first process writes.
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from audiostory.dataset.batch import fill
 from audiostory.dataset.mixture import Mixture, seed_of
@@ -101,14 +101,14 @@ class Training:
     def _steps(self, done: int, checkpoints: Path, listen: Path, log: Journal, stopped: list[int]) -> int:
         pace, deadline = self.stage.pace, time.monotonic() + 60 * (self.runtime.minutes or float("inf"))
         window = _Window()
-        for batch in self._batches(done):
-            window.waited += time.perf_counter() - self._asked
+        for batch, waited in self._batches(done):
+            window.waited += waited
             self._remember(window, batch, *self.step(done, batch))
             done += 1
             last = done == self.stage.steps or bool(stopped) or time.monotonic() > deadline
-            if last or _due(done, pace.log) or _due(done, pace.save):
+            told = last or _due(done, pace.log) or _due(done, pace.save)
+            if told:
                 self._report(done, window, log)
-                window = _Window()
             if _due(done, pace.validate) and self.val is not None:
                 log.write(done, self.validate())
             if _due(done, pace.listen):
@@ -119,7 +119,8 @@ class Training:
             log.progress.update(1)
             if last:
                 break
-            self._asked = time.perf_counter()
+            if told:
+                window = _Window()
         return done
 
     def step(self, index: int, batch: Any) -> tuple[Losses, Tensor, Tensor]:
@@ -154,11 +155,16 @@ class Training:
                     sums[f"val/{name}"] = sums.get(f"val/{name}", 0.0) + value.item() / count
         return sums
 
-    def _batches(self, done: int) -> Iterator[Any]:
-        self._asked = time.perf_counter()
-        pin = self.runtime.device.startswith("cuda")
+    def _batches(self, done: int) -> Iterator[tuple[Any, float]]:
+        """The batches of the steps still to do, and the seconds each was waited for."""
+        mixture = cast("Dataset[Any]", self.train)
         steps = range(done, self.stage.steps)
-        return iter(DataLoader(self.train, batch_size=None, sampler=steps, num_workers=self.runtime.workers, pin_memory=pin))
+        batches = iter(DataLoader(mixture, batch_size=None, sampler=steps, num_workers=self.runtime.workers))
+        while True:
+            asked = time.perf_counter()
+            if (batch := next(batches, None)) is None:
+                return
+            yield batch, time.perf_counter() - asked
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
@@ -177,15 +183,15 @@ class Training:
         window.room += room
 
     def _report(self, done: int, window: _Window, log: Journal) -> None:
-        """Writes the window's means. Raises ValueError when something in it was not finite: nothing is saved after that."""
+        """Writes the window's means. ValueError when something in it was not finite: nothing is saved after that."""
         totals, norms = torch.stack(window.totals).tolist(), torch.stack(window.norms).tolist()
         for index, (total, norm) in enumerate(zip(totals, norms, strict=True)):
             if not abs(total) + norm < float("inf"):
                 values = {name: value.item() for name, value in window.losses[index].items()}
-                step = done - len(totals) + index
                 raise ValueError(
-                    f"step {step}: the loss is {total} and the gradient's norm {norm} ({values}), on the rows "
-                    f"{', '.join(window.ids[index])}. Look at those rows, or lower the learning rate; the last checkpoint is from before"
+                    f"step {done - len(totals) + index}: the loss is {total} and the gradient's norm {norm} ({values}) "
+                    f"on the rows {', '.join(window.ids[index])}. Look at those rows, or lower the learning rate; the "
+                    "last checkpoint is from before"
                 )
         seconds = time.perf_counter() - window.began
         names = dict.fromkeys(name for losses in window.losses for name in losses)
@@ -218,7 +224,9 @@ def _mean(values: Sequence[Tensor]) -> float:
 def _stop_signals() -> Iterator[list[int]]:
     """A list that fills when someone asks the process to end; the loop then saves and stops after its step."""
     received: list[int] = []
-    previous = {kind: signal.signal(kind, lambda number, _: received.append(number)) for kind in (signal.SIGTERM, signal.SIGINT)}
+    previous = {
+        kind: signal.signal(kind, lambda number, _: received.append(number)) for kind in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield received
     finally:

@@ -24,7 +24,7 @@ def open_parts(root: nn.Module, stage: Stage) -> dict[str, dict[str, nn.Paramete
 
 
 def adamw(parts: Mapping[str, Mapping[str, nn.Parameter]], stage: Stage) -> torch.optim.AdamW:
-    """One group per part, and one more for its vectors (norms, biases, scales), which weight decay would only shrink."""
+    """One group per part, and one more for its vectors (norms, biases, scales), which weight decay is not meant for."""
     groups = []
     for part, named in parts.items():
         for decay in (True, False):

@@ -1,7 +1,7 @@
 """A stage of training as data: what learns, what it learns from, for how long, and where it starts.
 
-The values stand in `configs/stage/`, one file per stage; here are their names, types and the one rule that is more than data:
-which parameters a stage opens. No torch here.
+The values stand in `configs/stage/`, one file per stage; here are their names, types and the one rule that is more than
+data: which parameters a stage opens. No torch here.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Stage:
     start_from: Mapping[str, str] = field(default_factory=dict)  # component -> the output folder it comes from
     lora: bool = False  # give the planner fresh adapters; they are merged into it when the stage is exported
     optimizer: Optimizer = Optimizer()
-    batch: BatchLimits = BatchLimits()
+    batch: BatchLimits = BatchLimits()  # noqa: RUF009  # frozen
     pace: Pace = Pace()
 
 

@@ -11,6 +11,7 @@ Reading is strict: what is missing, damaged, misshaped or of another class is a 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -56,6 +57,14 @@ class Settings:
     sounds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     places: Sequence[str] = ()
 
+    def __post_init__(self):
+        for name in ("steps", "guidance", "crossfade_seconds", "repetition_penalty", "max_story_seconds"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"the setting {name} must be a number, 0 or more; got {value!r}")
+        if not isinstance(self.sounds, Mapping):
+            raise ValueError(f"the setting sounds maps each name to the words that call it; got {self.sounds!r}")
+
     def known_sounds(self, text: str) -> list[str]:
         """The sounds of the model's world that a text calls by name."""
         words = {word.strip(".,;:!?\"'()").lower() for word in text.split()}
@@ -88,7 +97,10 @@ def read_index(folder: str | Path) -> Settings:
     known = [entry.name for entry in fields(Settings)]
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"{folder / INDEX} sets {', '.join(unknown)}; known settings are {', '.join(known)}")
-    return Settings(**values)
+    try:
+        return Settings(**values)
+    except ValueError as error:
+        raise ValueError(f"{folder / INDEX}: {error}") from error
 
 
 def write_index(folder: str | Path, components: Mapping[str, nn.Module], settings: Settings) -> None:

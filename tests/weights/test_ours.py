@@ -118,6 +118,8 @@ DAMAGES = {
         "other classes are never loaded",
     ),
     "misspelt setting": (lambda f: edit(f / "model_index.json", crossfade=3), "sets crossfade; known settings are"),
+    "setting of another kind": (lambda f: edit(f / "model_index.json", steps="many"), "steps must be a number"),
+    "sounds without words": (lambda f: edit(f / "model_index.json", sounds=["dog"]), "maps each name to the words"),
     "no component": (lambda f: shutil.rmtree(f / "dit"), "dit/config.json is missing"),
     "config not JSON": (lambda f: (f / "dit/config.json").write_text("nothing"), "dit/config.json is not valid JSON"),
     "config of another": (lambda f: edit(f / "dit/config.json", _class_name="Bridge"), "describes a Bridge"),
@@ -151,7 +153,7 @@ DAMAGES = {
     "no tokenizer": (lambda f: (f / "tokenizer/tokenizer.json").unlink(), "tokenizer/tokenizer.json is missing"),
     "tokenizer not JSON": (
         lambda f: (f / "tokenizer/tokenizer.json").write_text("{"),
-        "tokenizer.json is not valid JSON",
+        "tokenizer.json cannot be read as a vocabulary",
     ),
     "tokenizer of nothing": (lambda f: (f / "tokenizer/tokenizer.json").write_text("{}"), "tokenizer.json cannot"),
 }

@@ -1,0 +1,197 @@
+"""Every stage at tiny size, each from the last one's export, down to a model that tells a story."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audiostory import sound
+from audiostory.dataset.store import Store
+from audiostory.training import builders, config, journal
+
+ROOT = Path(__file__).parents[2]
+NUM_ROWS = 6
+QUICK = (
+    "model=tiny",
+    "runtime.autocast=none",
+    "logger=none",
+    "stage.steps=2",
+    "stage.batch.rows=3",
+    "stage.optimizer.warmup_steps=1",
+    "stage.pace.log=1",
+    "stage.pace.validate=2",
+    "stage.pace.validate_batches=1",
+    "stage.pace.listen=0",
+)
+
+
+LISTEN = ("stage.pace.listen=2", "stage.pace.listen_items=1")
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def write_corpus(folder: Path, num_events: int) -> None:
+    """Rows of short hums that differ in pitch, length and words."""
+    folder.mkdir(parents=True)
+    lines = []
+    for number in range(NUM_ROWS):
+        events, start = [], 0.0
+        for event in range(num_events):
+            seconds = round(1.0 + 0.2 * ((number + event) % 3), 1)
+            time = np.arange(round(seconds * 16000)) / 16000
+            samples = 0.3 * np.sin(2 * np.pi * 200 * (1 + number + event) * time)
+            sound.write(folder / f"{number}-{event}.wav", sound.Waveform(samples=samples, sample_rate=16000))
+            caption = f"hum number {number + event}"
+            events.append({"caption": caption, "start": start, "seconds": seconds, "audio": f"{number}-{event}.wav"})
+            start = round(start + seconds, 1)
+        row = {"id": f"row-{number}", "instruction": f"{num_events} hums", "total_seconds": start, "summary": "hums"}
+        lines.append(json.dumps({**row, "events": events}))
+    (folder / "manifest.jsonl").write_text("\n".join(lines))
+
+
+def run(stage: str, *overrides: str) -> bool:
+    composed = config.compose(ROOT / "configs", [f"stage={stage}", *QUICK, *overrides])
+    return builders.build(config.build(config.RunConfig, composed), composed).start()
+
+
+def encode(*more: str) -> None:
+    for corpus in ("clips-train", "clips-val", "stories-train", "stories-val"):
+        folder = f"corpora/{corpus}"
+        assert script("encode_latents")([f"{folder}/manifest.jsonl", "--output", f"{folder}/latents", *more]) == 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which the whole sequence has been run; with DESIGN's two steps per stage."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for split in ("train", "val"):
+            write_corpus(Path(f"corpora/clips-{split}"), 1)
+            write_corpus(Path(f"corpora/stories-{split}"), 2)
+        write_corpus(Path("corpora/texts-train"), 2)
+        manifests = ["corpora/clips-train/manifest.jsonl", "corpora/stories-train/manifest.jsonl"]
+        sizes = ["--num_semantic", "4", "--num_residual", "2", "--vocab_size", "300", "--text_vocab_size", "300"]
+        assert script("make_tokenizer")(["--manifest", *manifests, "--output", "runs/tokenizers", *sizes]) == 0
+        assert run("codec", "stage.batch.crop_seconds=0.4", *LISTEN)
+        encode("--codec", "runs/codec/export")
+        assert run("tangoflux", *LISTEN)
+        encode("--text_encoder", "runs/tangoflux/export", "--num_tokens", "4")
+        for stage in ("planner", "stage1_warmup", "stage1", "stage2"):
+            assert run(stage)
+        assert run("stage3", *LISTEN)
+    return folder
+
+
+def test_the_last_stage_exports_a_model_that_the_pipeline_plays(trained):
+    from audiostory.pipeline import AudioStoryPipeline
+    from audiostory.story import Event, Storyline
+
+    pipeline = AudioStoryPipeline.from_pretrained(trained / "runs/stage3/export")
+    events = (Event(caption="hum number 1", seconds=1.2), Event(caption="hum number 2", seconds=1.0, start=1.2))
+    plan = pipeline.plan_from_storyline(Storyline(summary="hums", events=events))
+    told = pipeline.render(plan, steps=2, progress=False)
+    assert told.story.seconds == pytest.approx(2.2, abs=0.01)
+    assert np.isfinite(told.story.samples).all()
+
+
+def test_the_bridge_takes_the_empty_texts_states_from_the_text_encoder(trained):
+    from audiostory.weights import ours
+
+    unconditional = ours.read_component(trained / "runs/stage3/export", "bridge").unconditional
+    encoder = ours.read_component(trained / "runs/tangoflux/export", "text_encoder")
+    torch.testing.assert_close(unconditional, encoder.unconditional(4))
+
+
+def test_a_stage_exports_what_it_taught_or_was_given(trained):
+    exports = (trained / "runs").glob("*/export")
+    exported = {path.parent.name: sorted(part.name for part in path.iterdir()) for path in exports}
+    assert exported["codec"] == ["codec"]
+    assert exported["tangoflux"] == ["dit", "text_encoder"]
+    assert exported["planner"] == ["planner", "tokenizer"]
+    assert exported["stage1_warmup"] == ["bridge", "planner", "tokenizer"]
+    assert exported["stage1"] == ["bridge", "codec", "dit", "model_index.json", "planner", "tokenizer"]
+
+
+def test_the_codec_is_exported_with_its_latents_normalised(trained):
+    store = Store(trained / "corpora/clips-train/latents")
+    latents = torch.cat([store.latents(f"row-{number}/0") for number in range(NUM_ROWS)])
+    assert latents.mean(0).abs().max() < 1
+    assert 0.3 < latents.std() < 3
+
+
+def test_losses_are_logged_by_name(trained):
+    first = journal.read(trained / "runs/stage3/log.jsonl")[0]
+    parts = {"reason_count", "reason_content", "reason_caption"}
+    assert {f"loss/{name}" for name in {"semantic", "text", "flow", "reason", *parts}} <= set(first)
+    assert {"rate/planner", "rate/dit", "gradient_norm", "padding_share", "seconds_per_step"} <= set(first)
+
+
+def test_samples_are_written_to_listen_to(trained):
+    assert (trained / "runs/codec/listen/step_000002/row-0_rebuilt.wav").is_file()
+    assert (trained / "runs/tangoflux/listen/step_000002/row-0.wav").is_file()
+    assert "<|think|>" in (trained / "runs/stage3/listen/step_000002/row-0.txt").read_text()
+
+
+def test_the_curves_can_be_drawn(trained, tmp_path):
+    output = tmp_path / "curves.png"
+    assert (
+        script("plot_run")([str(trained / "runs/stage1"), str(trained / "runs/stage3"), "--output", str(output)]) == 0
+    )
+    assert output.stat().st_size > 10000
+    assert script("plot_run")([str(tmp_path)]) == 2
+
+
+def test_encoding_again_keeps_what_fits_and_remakes_what_does_not(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    shard = trained / "corpora/clips-val/latents/latents-00000.safetensors"
+    command = ["corpora/clips-val/manifest.jsonl", "--output", "corpora/clips-val/latents"]
+    written, content = shard.stat().st_mtime_ns, shard.read_bytes()
+    assert script("encode_latents")([*command, "--codec", "runs/codec/export"]) == 0
+    assert shard.stat().st_mtime_ns == written
+    shard.write_bytes(content[:100])
+    assert script("encode_latents")([*command, "--codec", "runs/codec/export"]) == 0
+    assert shard.read_bytes() == content
+
+
+def test_a_changed_manifest_needs_new_latents(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    manifest = trained / "corpora/stories-val/manifest.jsonl"
+    content = manifest.read_text()
+    manifest.write_text(content + "\n")
+    with pytest.raises(ValueError, match="another version of their manifest"):
+        run("stage3", "output=runs/other")
+    command = [str(manifest), "--output", "corpora/stories-val/latents", "--codec", "runs/codec/export"]
+    assert script("encode_latents")(command) == 2
+    assert "give --text_encoder as well" in capsys.readouterr().err
+    manifest.write_text(content)
+
+
+def test_a_stage_whose_start_is_not_there_says_what_to_train(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    with pytest.raises(ValueError, match=r"stage stage1 starts from the dit of other.*train that stage first"):
+        run("stage1", "output=runs/new", "stage.start_from.dit=other")
+
+
+def test_going_on_with_other_settings_is_refused_unless_it_is_meant(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    with pytest.raises(ValueError, match=r"stage\.losses\.kl: 1e-06 -> 0\.1"):
+        run("codec", "stage.batch.crop_seconds=0.4", "stage.losses.kl=0.1")
+    assert run("codec", "stage.batch.crop_seconds=0.4", "model.dit.num_layers=2", "stage.pace.save=7")
+    assert run("codec", "stage.batch.crop_seconds=0.4", "stage.losses.kl=0.1", "accept_changes=true")
+
+
+def test_a_misspelt_size_of_a_component_is_named(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    with pytest.raises(ValueError, match=r"model\.codec\.latent_chanels; did you mean latent_channels"):
+        run("codec", "output=runs/new", "+model.codec.latent_chanels=8")

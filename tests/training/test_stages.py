@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from audiostory.model import tiny
+from audiostory.model.audiostory import AudioStory
+from audiostory.model.planner import LoraSettings
+from audiostory.training import config, optim
+from audiostory.training.stages import Part, Stage, choose
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def stage_of(name: str) -> Stage:
+    return config.build(config.RunConfig, config.compose(CONFIGS, [f"stage={name}", "model=mini"])).stage
+
+
+def root_of(stage: Stage) -> nn.Module:
+    if stage.root == "codec":
+        return tiny.codec()
+    if stage.root == "text_to_audio":
+        return tiny.text_to_audio()
+    planner = tiny.planner()
+    if stage.lora:
+        planner.add_lora(LoraSettings(rank=2))
+    return AudioStory(planner, tiny.bridge(), tiny.dit())
+
+
+def adapters(name: str) -> bool:
+    opened = (
+        ".lora_A." in name or ".lora_B." in name or ".modules_to_save." in name or name.endswith("embed_tokens.weight")
+    )
+    return name.startswith("planner.") and opened
+
+
+LEARNS = {
+    "codec": lambda name: True,
+    "tangoflux": lambda name: True,
+    "planner": lambda name: name.startswith("planner."),
+    "stage1_warmup": lambda name: adapters(name) or name.startswith("bridge.semantic_projector."),
+    "stage1": lambda name: adapters(name) or name.startswith(("bridge.", "dit.")),
+    "stage2": lambda name: adapters(name) or name.startswith(("bridge.", "dit.")),
+    "stage3": lambda name: adapters(name) or name.startswith(("bridge.", "dit.")),
+}
+
+
+@pytest.mark.parametrize("name", LEARNS)
+def test_exactly_the_parameters_of_a_stage_learn(name):
+    stage = stage_of(name)
+    root = root_of(stage)
+    optim.open_parts(root, stage)
+    learning = {parameter for parameter, tensor in root.named_parameters() if tensor.requires_grad}
+    assert learning == {parameter for parameter, _ in root.named_parameters() if LEARNS[name](parameter)}
+    assert learning
+
+
+@pytest.mark.parametrize("name", LEARNS)
+def test_the_optimiser_holds_each_learning_parameter_once_at_its_parts_rate(name):
+    stage = stage_of(name)
+    root = root_of(stage)
+    parts = optim.open_parts(root, stage)
+    optimizer = optim.adamw(parts, stage)
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(held) == len(set(held)) == sum(tensor.requires_grad for tensor in root.parameters())
+    for group in optimizer.param_groups:
+        assert group["lr"] == stage.parts[group["part"]].learning_rate
+        assert all((tensor.ndim > 1) == (group["weight_decay"] > 0) for tensor in group["params"]) or name == "codec"
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNS if stage_of(name).root == "audiostory"])
+def test_each_weighted_loss_is_one_the_model_computes(name):
+    stage = stage_of(name)
+    losses = root_of(stage).losses(tiny.story_batch(), wanted=set(stage.losses))
+    assert set(losses.named) == set(stage.losses)
+
+
+def stage_with(**parts: tuple[str, ...]) -> Stage:
+    made = {name: Part(learns=patterns, learning_rate=1.0) for name, patterns in parts.items()}
+    return Stage(name="s", teaches="", root="codec", parts=made, losses={}, mixture={}, steps=1)
+
+
+def test_a_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"'dti\.\*' of part 'a' matches no parameter.*dit\.weight"):
+        choose(stage_with(a=("dti.*",)), ["dit.weight"])
+
+
+def test_a_parameter_belongs_to_one_part():
+    with pytest.raises(ValueError, match=r"'a' and 'b' both learn dit\.weight"):
+        choose(stage_with(a=("dit.*",), b=("*.weight",)), ["dit.weight"])
+
+
+def test_two_patterns_of_one_part_may_overlap():
+    assert choose(stage_with(a=("dit.*", "*.weight")), ["dit.weight", "x.bias"]) == {"a": ["dit.weight"]}

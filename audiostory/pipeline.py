@@ -365,7 +365,7 @@ class AudioStoryPipeline(DiffusionPipeline):
             instruction = Instruction(text=instruction.strip(), total_seconds=total_seconds)
         elif total_seconds is not None:
             instruction = replace(instruction, total_seconds=total_seconds)
-        if not instruction.text:
+        if not instruction.text.strip():
             raise ValueError("the instruction is empty; say in words what should be heard")
         total, longest = instruction.total_seconds, self.settings.max_story_seconds
         if total is not None and not SHORTEST_STORY_SECONDS <= total <= longest:

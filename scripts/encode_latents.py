@@ -4,8 +4,8 @@
     python scripts/encode_latents.py $corpus/manifest.jsonl --codec runs/codec/export --output $corpus/latents
     ... and once there is a text encoder, into the same folder:  --text_encoder runs/tangoflux/export
 
-Run it again after it was stopped, or after the manifest or a network changed: shards that still fit are kept, others are
-made anew. A recording that cannot be read is named and left out; too many of them are an error.
+Run it again after it was stopped, or after the manifest or a network changed: shards that still fit are kept, others
+are made anew. A recording that cannot be read is named and left out; too many of them are an error.
 """
 
 from __future__ import annotations

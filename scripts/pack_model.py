@@ -2,7 +2,7 @@
 
     python scripts/pack_model.py runs/stage3/export --output audiostory/assets/audiostory-mini
 
-The source is the export of a stage that has planner, bridge, DiT and codec. The folder is written aside and put in place whole.
+The source is the export of a stage that has planner, bridge, DiT and codec. The folder is put in place whole.
 """
 
 import argparse

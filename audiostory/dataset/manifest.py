@@ -154,9 +154,9 @@ def _text(data: Mapping[str, Any], key: str, where: str, *, needed: bool = True)
 
 def _seconds(data: Mapping[str, Any], key: str, where: str, *, zero: bool = False) -> float:
     """A length, or with `zero` a point in time, which may be the beginning."""
-    value = data.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        if value > 0 or (zero and value == 0):
-            return float(value)
+    value: Any = data.get(key)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and (value > 0 or (zero and value == 0)):
+        return float(value)
     sign = "non-negative" if zero else "positive"
     raise ValueError(f"{where} needs a {sign} number of seconds under {key!r}, not {value!r}")

@@ -1,8 +1,8 @@
 """What the network eats and what it hands on, with the one legend of shapes.
 
-Shape letters: B rows, L script tokens, S events of all rows together (`event_row` leads back to the row), M semantic and
-R residual tokens per event, N condition tokens, H planner width, C condition width, T latent frames, Z latent channels,
-A audio channels, W waveform samples.
+Shape letters: B rows, L script tokens, S events of all rows together (`event_row` leads back to the row), M semantic
+and R residual tokens per event, N condition tokens, H planner width, C condition width, T latent frames, Z latent
+channels, A audio channels, W waveform samples.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class StoryBatch(Movable):
     ids: Int[Tensor, "B L"]
     attention: Bool[Tensor, "B L"]
     roles: Int[Tensor, "B L"]
-    event_row: Int[Tensor, "S"]  # noqa: F821
+    event_row: Int[Tensor, S]
     semantic_slots: Int[Tensor, "S M"]
     residual_slots: Int[Tensor, "S R"]
-    seconds: Float[Tensor, "S"]  # noqa: F821  # what the DiT is told: the clip's length, cross-fade included
-    frames: Int[Tensor, "S"]  # noqa: F821
+    seconds: Float[Tensor, S]  # what the DiT is told: the clip's length, cross-fade included
+    frames: Int[Tensor, S]
     latents: Float[Tensor, "S T Z"] | None = None
     teacher: Float[Tensor, "S M C"] | None = None
     sample_ids: tuple[str, ...] = ()  # one per row, for error messages
@@ -47,8 +47,8 @@ class ClipBatch(Movable):
 
     text_ids: Int[Tensor, "S M"]
     text_attention: Bool[Tensor, "S M"]
-    seconds: Float[Tensor, "S"]  # noqa: F821
-    frames: Int[Tensor, "S"]  # noqa: F821
+    seconds: Float[Tensor, S]
+    frames: Int[Tensor, S]
     latents: Float[Tensor, "S T Z"]
     sample_ids: tuple[str, ...] = ()
 
@@ -74,12 +74,12 @@ class Condition:
     """What the DiT is told. `seconds` becomes one more token inside the DiT; the tokens carry no order (SPEC 7)."""
 
     tokens: Float[Tensor, "S N C"]
-    seconds: Float[Tensor, "S"]  # noqa: F821
+    seconds: Float[Tensor, S]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Scalars by name. The reason loss is the sum of its three parts (paper, section 4); absent losses are simply absent."""
+    """Scalars by name; those not computed are absent. The reason loss is the sum of its three parts (paper, section 4)."""
 
     named: Mapping[str, Float[Tensor, ""]]
 

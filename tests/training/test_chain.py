@@ -191,6 +191,12 @@ def test_going_on_with_other_settings_is_refused_unless_it_is_meant(trained, mon
     assert run("codec", "stage.batch.crop_seconds=0.4", "stage.losses.kl=0.1", "accept_changes=true")
 
 
+def test_a_corpus_that_is_not_there_says_how_to_make_it(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    with pytest.raises(ValueError, match=r"no manifest at nowhere/clips-train.*make_soundworld"):
+        run("codec", "output=runs/new", "data.folder=nowhere")
+
+
 def test_a_misspelt_size_of_a_component_is_named(trained, monkeypatch):
     monkeypatch.chdir(trained)
     with pytest.raises(ValueError, match=r"model\.codec\.latent_chanels; did you mean latent_channels"):

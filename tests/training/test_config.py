@@ -78,7 +78,7 @@ def test_a_setting_without_a_value_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["stage=codec", "stage.stesp=3"], ["model=mini"], ["stage=codec", "data.folder=nowhere"]]
+    "arguments", [["stage=codec", "stage.stesp=3"], ["model=mini"], ["stage=codec", "stage.steps=many"]]
 )
 def test_the_command_ends_with_code_2_and_no_traceback(arguments, tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), *arguments]

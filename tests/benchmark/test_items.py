@@ -1,0 +1,105 @@
+"""Truths and told stories are read from disk; what is not one is named."""
+
+import json
+
+import pytest
+from benchmark.cases import beep, write_manifest
+
+from audiostory import sound
+from audiostory.benchmark.items import PITCHLESS, as_told, read_told, read_truth
+
+
+def rewrite(manifest, change):
+    lines = manifest.read_text().splitlines()
+    row = json.loads(lines[1])
+    change(row)
+    manifest.write_text("\n".join([lines[0], json.dumps(row), *lines[2:]]))
+
+
+def test_a_row_gives_the_instruction_the_storyline_and_the_truth(corpus):
+    story = read_truth(corpus)[2]
+    assert story.id == "test-000002"
+    assert story.instruction.total_seconds == 3.0
+    assert [event.caption for event in story.storyline.events] == [event.caption for event in story.events]
+    assert [event.start for event in story.storyline.events] == [0.0, 1.0, 2.0]
+    assert [(event.name, event.register, event.place) for event in story.events] == [
+        ("rain", PITCHLESS, "hall"),
+        ("bell", "low", "hall"),
+        ("dog", "low", "hall"),
+    ]
+    assert all(event.audio.is_file() for event in story.events)
+
+
+def test_a_length_that_nobody_asked_for_is_none(corpus):
+    assert read_truth(corpus)[1].instruction.total_seconds is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row.pop("world"),
+        lambda row: row.update(world=None),
+        lambda row: row.update(total_seconds="soon"),
+        lambda row: row["world"]["sounds"].append({"name": "dog"}),
+        lambda row: row.update(events=[1]),
+        lambda row: row.update(id="../up"),
+        lambda row: row.update(id="test-000000"),
+    ],
+)
+def test_a_row_that_is_none_is_named_by_its_line(tmp_path, change):
+    manifest = write_manifest(tmp_path, [["dog"], ["rain"], ["bell"]], audio=False)
+    rewrite(manifest, change)
+    with pytest.raises(ValueError, match="line 2"):
+        read_truth(manifest)
+
+
+def test_a_missing_or_empty_manifest_says_what_writes_one(tmp_path):
+    with pytest.raises(ValueError, match=r"no manifest at .*make_soundworld"):
+        read_truth(tmp_path / "manifest.jsonl")
+    (tmp_path / "manifest.jsonl").write_text("")
+    with pytest.raises(ValueError, match="no rows"):
+        read_truth(tmp_path / "manifest.jsonl")
+
+
+def tell(folder, captions=("a dog barks",)):
+    clip = sound.Waveform(samples=beep(500, 1.5, False, 1), sample_rate=16_000)
+    for number in range(len(captions)):
+        sound.write(folder / f"{number}.wav", clip)
+    sound.write(folder / "story.wav", clip)
+    events = [{"caption": caption, "audio": f"{number}.wav"} for number, caption in enumerate(captions)]
+    (folder / "storyline.json").write_text(json.dumps({"events": events}))
+
+
+def test_a_told_story_is_read_with_its_measured_length(tmp_path):
+    tell(tmp_path / "s", ("a dog barks", "rain"))
+    story = read_told(tmp_path / "s")
+    assert (story.id, story.captions, story.seconds) == ("s", ("a dog barks", "rain"), 1.5)
+    assert story.clips == (tmp_path / "s" / "0.wav", tmp_path / "s" / "1.wav")
+
+
+def test_a_failure_is_a_story_of_nothing(tmp_path):
+    (tmp_path / "failure.json").write_text("{}")
+    assert read_told(tmp_path) == read_told(tmp_path).__class__(id=tmp_path.name)
+
+
+@pytest.mark.parametrize("name", ["storyline.json", "story.wav", "0.wav"])
+def test_an_unfinished_story_is_not_scored_as_a_bad_one(tmp_path, name):
+    tell(tmp_path / "s")
+    (tmp_path / "s" / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        read_told(tmp_path / "s")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"events": [{"caption": "x"}]}', '{"events": []}'])
+def test_a_record_that_is_none_is_named(tmp_path, content):
+    tell(tmp_path / "s")
+    (tmp_path / "s" / "storyline.json").write_text(content)
+    with pytest.raises(ValueError, match="holds no told story"):
+        read_told(tmp_path / "s")
+
+
+def test_the_truth_can_stand_for_a_told_story(corpus):
+    story = read_truth(corpus)[0]
+    told = as_told(story, [event.audio for event in story.events])
+    assert told.captions == ("a dog barks twice", "rain comes down")
+    assert told.seconds == story.instruction.total_seconds

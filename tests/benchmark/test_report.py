@@ -1,0 +1,54 @@
+"""The report: one table for people, one file for programs."""
+
+import json
+
+import pytest
+
+from audiostory.benchmark.report import Report, markdown, table, write
+from audiostory.benchmark.soundworld import Confusion, Score, bootstrap
+
+GOOD, POOR, NOTHING = bootstrap([[1.0], [1.0]]), bootstrap([[0.0], [0.0]]), bootstrap([])
+REPORT = Report(
+    title="2 stories",
+    columns={"told": {"sound right": POOR, "register": NOTHING}, "truth": {"sound right": GOOD, "register": NOTHING}},
+    about={"told": "the model", "truth": "the clips"},
+    notes=["one story could not be told"],
+    hardest={"told": [Confusion(name="owl", num=4, right=1, mistaken_for={"flute": 2, "dog": 1})]},
+    facts={"seed": 3},
+)
+
+
+def test_the_table_has_a_row_per_measure_and_a_column_per_system():
+    lines = table(REPORT.columns).splitlines()
+    assert lines[0] == "| measure | n | told | truth |"
+    assert lines[2] == "| sound right | 2 | 0.000 (0.000 to 0.000) | 1.000 (1.000 to 1.000) |"
+    assert lines[3] == "| register | 0 | - | - |"
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_figures_over_different_questions_are_not_put_side_by_side():
+    with pytest.raises(AssertionError, match="unequal"):
+        table({"told": {"x": GOOD}, "truth": {"x": Score(mean=1.0, low=1.0, high=1.0, num=3)}})
+
+
+def test_the_page_says_what_the_columns_are_and_what_is_heard_worst():
+    page = markdown(REPORT)
+    for words in (
+        "# 2 stories",
+        "told: the model",
+        "one story could not be told",
+        "| owl | 4 | 0.25 | flute 2, dog 1 |",
+    ):
+        assert words in page
+    assert '"seed": 3' in page
+
+
+def test_the_files_are_whole_and_strict_json(tmp_path):
+    write(tmp_path / "out", REPORT)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.json", "report.md"]
+    content = json.loads(
+        (tmp_path / "out" / "report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
+    )
+    assert content["scores"]["truth"]["sound right"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "num": 2}
+    assert content["scores"]["told"]["register"]["mean"] is None
+    assert content["hardest"]["told"][0]["mistaken_for"] == {"flute": 2, "dog": 1}

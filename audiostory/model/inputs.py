@@ -79,7 +79,7 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Scalars by name; those not computed are absent. The reason loss is the sum of its three parts (paper, section 4)."""
+    """Scalars by name; one not computed is absent. The reason loss is the sum of its three parts (paper, section 4)."""
 
     named: Mapping[str, Float[Tensor, ""]]
 

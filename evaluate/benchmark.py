@@ -89,7 +89,7 @@ def measure(options: argparse.Namespace, systems: Sequence[str]) -> None:
 
     began = time.perf_counter()
     truths = _truths(options, systems)
-    ear, ear_page = Ear.load(options.ear)
+    ear, ear_facts = Ear.load(options.ear)
     model = Model(options) if set(systems) & set(MADE) else None
     stories = {"truth": [items.as_told(truth, [e.audio for e in truth.events if e.audio]) for truth in truths]}
     for system in systems:
@@ -101,8 +101,8 @@ def measure(options: argparse.Namespace, systems: Sequence[str]) -> None:
     facts = {
         "versions": _versions(),
         "manifest": {"file": str(options.manifest), "sha256": _sha256(options.manifest), "stories": len(truths)},
-        "ear": {"sha256": _sha256(options.ear / "ear.safetensors"), **ear_page},
-        "model": {"folder": str(model.folder), **model.settings} if model else None,
+        "ear": {"sha256": _sha256(options.ear / "ear.safetensors"), **ear_facts},
+        "model": {"name": str(options.model_path or "audiostory-mini"), **model.settings} if model else None,
         "seconds_to_tell": {name: _seconds_to_tell(options.output / name, truths) for name in TOLD if name in stories},
         "seconds_of_this_run": round(time.perf_counter() - began, 1),
     }
@@ -299,10 +299,10 @@ def _notes(truths: Sequence[TrueStory], stories: Mapping[str, Sequence[ToldStory
     notes = []
     if open_ended := sum(truth.instruction.total_seconds is None for truth in truths):
         notes.append(f"{open_ended} of {len(truths)} instructions ask for no length: left out of the length measures")
-    for name, told in stories.items():
-        if failed := [story.id for story in told if not story.clips]:
+    for name in TOLD:
+        if failed := [story.id for story in stories.get(name, ()) if not story.clips]:
             listed = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")
-            notes.append(f"{name}: {len(failed)} of {len(told)} stories could not be told ({listed}); all wrong")
+            notes.append(f"{name}: {len(failed)} of {len(truths)} stories could not be told ({listed}); all wrong")
     return notes
 
 

@@ -101,7 +101,7 @@ class Ear(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> tuple[Ear, dict[str, Any]]:
-        """The ear saved in `folder` and its page of facts; ValueError when there is none, or a damaged one."""
+        """The ear saved in `folder` and the facts saved with it; ValueError when there is none, or a damaged one."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -109,7 +109,7 @@ class Ear(nn.Module):
             raise ValueError(f"no ear in {folder}; evaluate/train_ear.py trains one in minutes")
         try:
             page = json.loads((folder / "ear.json").read_text(encoding="utf-8"))
-            ear = cls(page["labels"])
+            ear = cls(page.pop("labels"))
             ear.load_state_dict(load_file(folder / "ear.safetensors"))
         except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             raise ValueError(f"the ear in {folder} is damaged ({error!r}); train it again") from error

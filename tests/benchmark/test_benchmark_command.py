@@ -155,6 +155,7 @@ def test_a_corpus_without_audio_says_how_to_write_one(run, tmp_path, capsys):
     assert "scripts/make_soundworld.py" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert run("--num", "2", "--systems", "told", manifest=silent) == 0
+    assert "could not be told" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ import argparse
 import hashlib
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +44,7 @@ SYSTEMS = {
 TOLD = ("told", "oracle")
 MADE = (*TOLD, "codec")  # by the model, that is
 SETTINGS = "settings.json"
+PACKAGES = ("audiostory", "torch", "diffusers", "transformers")  # whose versions the report names
 
 
 def parser() -> argparse.ArgumentParser:
@@ -317,13 +320,7 @@ def _seconds_to_tell(folder: Path, truths: Sequence[TrueStory]) -> dict[str, flo
 
 
 def _versions() -> dict[str, str]:
-    import platform
-
-    import torch
-
-    import audiostory
-
-    return {"audiostory": audiostory.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def _fingerprint(folder: Path) -> str:

@@ -213,11 +213,11 @@ def _truths(options: argparse.Namespace, systems: Sequence[str]) -> list[TrueSto
 
 def _told(model: Model, truths: Sequence[TrueStory], system: str) -> list[ToldStory]:
     """The stories of one system, told now if they were not before. One that cannot be told leaves a note of why."""
-    from inference import save  # a command beside this one, and the one place that writes a story's folder
     from tqdm.auto import tqdm
 
     from audiostory.benchmark.items import FAILURE, RECORD, read_told
     from audiostory.pipeline import StoryError
+    from audiostory.story_files import save
 
     folders = [model.output / system / truth.id for truth in truths]
     done = [(folder / RECORD).is_file() or (folder / FAILURE).is_file() for folder in folders]

@@ -9,24 +9,18 @@ story.wav, a WAV per event, storyline.json with captions and times, and story.pn
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import re
-import shutil
 import sys
-import tempfile
 import textwrap
 import time
-import unicodedata
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of the pen are answered at once
     from audiostory.pipeline import AudioStoryPipeline, Settings, StoryAudio
 
-RECORD = "storyline.json"
 SAMPLE_RATES = range(4000, 192001)
 
 
@@ -53,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="what the network computes in")
     add("--save_folder_name", default="story", metavar="NAME", help="the story's folder inside evaluate/ (story)")
     add("--output", type=Path, metavar="DIR", help="the story's folder, anywhere")
-    add("--audio_type", default="demo", metavar="LABEL", help=f"a label that is kept in {RECORD} (demo)")
+    add("--audio_type", default="demo", metavar="LABEL", help="a label that is kept in storyline.json (demo)")
     add("--no-picture", action="store_true", help="leave out story.png")
     return arguments
 
@@ -130,6 +124,8 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
         "device": str(pipeline.device),
         "dtype": options.dtype,
     }
+    from audiostory.story_files import save
+
     files = save(told, folder, record, picture=not options.no_picture)
     _report(told, folder, files)
     print(f"told in {time.perf_counter() - loaded:.1f} s, after {loaded - started:.1f} s of loading")
@@ -167,84 +163,6 @@ def _introduce(settings: Settings, options: argparse.Namespace) -> None:
         for label, names in (("sounds", settings.sounds), ("places", settings.places)):
             head = f"  {label}: "
             print(textwrap.fill(", ".join(names), 100, initial_indent=head, subsequent_indent=" " * len(head)))
-
-
-def save(told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool = True) -> list[str]:
-    """Writes a story's files and returns their names.
-
-    They are made in a hidden folder beside `folder` and moved over when all of them are there. Those of a story that
-    was told into `folder` before make way, other files stay.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        files = _write_files(told, workshop, record, picture)
-        folder.mkdir(exist_ok=True)
-        for name in (RECORD, *_files_before(folder)):  # the record goes first and comes last: with it a story is whole
-            (folder / name).unlink(missing_ok=True)
-        for name in files:
-            os.replace(workshop / name, folder / name)
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
-    return files
-
-
-def _write_files(told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool) -> list[str]:
-    from audiostory import sound
-    from audiostory.picture import draw
-
-    names = [f"event_{i:02d}_{_slug(event.caption)}.wav" for i, event in enumerate(told.storyline.events, 1)]
-    for name, clip in zip(names, told.clips, strict=True):
-        sound.write(folder / name, clip)
-    sound.write(folder / "story.wav", told.story)
-    if picture:
-        draw(folder / "story.png", told.story, told.storyline.events, title=record["instruction"])
-    files = ["story.wav", *names, *(["story.png"] if picture else []), RECORD]
-    content = {**record, **_contents(told, names), "files": files}
-    (folder / RECORD).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return files
-
-
-def _contents(told: StoryAudio, names: list[str]) -> dict[str, Any]:
-    """The storyline in the form of a manifest row (data/README.md), and what was met on the way."""
-    events = [
-        {
-            "caption": event.caption,
-            "start": round(start, 4),
-            "seconds": round(end - start, 4),
-            "story_detail": event.story_detail,
-            "sound_detail": event.sound_detail,
-            "audio": name,
-            "clip_seconds": round(clip.seconds, 4),
-        }
-        for event, (start, end), name, clip in zip(told.storyline.events, told.times, names, told.clips, strict=True)
-    ]
-    return {
-        "total_seconds": round(told.times[-1][1], 4),
-        "sample_rate": told.story.sample_rate,
-        "summary": told.storyline.summary,
-        "events": events,
-        "audio": "story.wav",
-        "problems": [
-            {"kind": problem.kind.value, "event": problem.event, "message": problem.message}
-            for problem in told.problems
-        ],
-        "reasoning": told.storyline.reasoning,
-    }
-
-
-def _files_before(folder: Path) -> list[str]:
-    """The files of the story that is in a folder already, by its own record."""
-    try:
-        names = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []  # no record, or one that is not ours
-    return [name for name in names if isinstance(name, str) and name == Path(name).name]
-
-
-def _slug(caption: str) -> str:
-    plain = unicodedata.normalize("NFKD", caption).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "_", plain)[:40].strip("_") or "sound"
 
 
 def _report(told: StoryAudio, folder: Path, files: list[str]) -> None:

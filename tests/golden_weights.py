@@ -20,7 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor
+
+from audiostory.model.codec import Codec
+from audiostory.story.vocabulary import SPECIAL_TOKENS, Vocabulary, add_special_tokens
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 UNIFIED = "ckpt/audiostory-tiny/pytorch_model.bin"  # planner, bridge, text encoder and DiT in one file
@@ -48,6 +52,27 @@ def tensors(path: str) -> dict[str, Tensor]:
         digest.update(built[key].numpy().tobytes())
     assert digest.hexdigest() == manifest["files"][path]["sha256"], f"{path} was not rebuilt as it was recorded"
     return built
+
+
+def vocabulary() -> Vocabulary:
+    """The recorded planner's: 20 semantic and 12 residual names, of which 8 and 4 are used."""
+    tokenizer = Tokenizer.from_file(str(GOLDEN / "qwen_tiny_tokenizer.json"))
+    unused = {f"<t5_{i:05d}>" for i in range(20, 100)} | {f"<aud_{i:05d}>" for i in range(12, 501)}
+    add_special_tokens(tokenizer, [name for name in SPECIAL_TOKENS if name not in unused])
+    return Vocabulary(tokenizer, num_semantic=8, num_residual=4)
+
+
+def codec() -> Codec:
+    """The recorded VAE. Its encoder has 4 latent channels and its decoder 64, so it serves one way at a time."""
+    codec = Codec(
+        sample_rate=400,
+        encoder_hidden_size=8,
+        downsampling_ratios=(2, 4, 4),
+        channel_multiples=(1, 2, 2),
+        decoder_channels=8,
+    ).eval()
+    codec.vae.load_state_dict(tensors(CODEC), strict=True)
+    return codec
 
 
 def renamed(path: str, prefixes: Mapping[str, str]) -> dict[str, Tensor]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 from benchmark.cases import write_manifest
@@ -20,15 +20,6 @@ from audiostory.weights.ours import Settings
 
 EVALUATE = Path(__file__).parents[2] / "evaluate"
 UNTELLABLE = "test-000005"  # its instruction is "a dog barks twice" alone
-
-
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(f"command_{name}", EVALUATE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +60,7 @@ def asked(monkeypatch) -> list[str]:
 @pytest.fixture
 def run(corpus, ear, model, tmp_path, monkeypatch, asked):
     """The command on all six stories of the corpus, or as `options` say otherwise."""
-    monkeypatch.setitem(sys.modules, "inference", load("inference"))
-    command = load("benchmark")
+    command = commands.load("evaluate/benchmark.py")
 
     def call(*options: str, manifest: Path = corpus) -> int:
         given = ["--manifest", str(manifest), "--ear", str(ear), "--model_path", str(model), "--num", "6"]
@@ -196,7 +186,7 @@ def test_help_is_answered_without_torch(name):
 
 
 def test_the_ear_is_trained_by_one_command(corpus, tmp_path, capsys):
-    command = load("train_ear")
+    command = commands.load("evaluate/train_ear.py")
     folders = ["--train", str(corpus.parent), "--held-out", str(corpus.parent), "--output", str(tmp_path / "ear")]
     assert command.main([*folders, "--epochs", "1", "--num", "3"]) == 0
     assert "6 clips learnt, 12 held out" in capsys.readouterr().out

@@ -11,16 +11,14 @@ import golden_weights
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 
 from audiostory.model.bridge import Bridge
-from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT
 from audiostory.model.inputs import BridgeTokens
 from audiostory.model.planner import Planner, PlannerConfig
 from audiostory.pipeline import AudioStoryPipeline, Plan
-from audiostory.story import SPECIAL_TOKENS, Instruction, Vocabulary, add_special_tokens, script
+from audiostory.story import Instruction, Vocabulary, script
 from audiostory.weights.ours import Settings
 
 CONDITIONING = golden_weights.data("conditioning")
@@ -37,10 +35,7 @@ def with_weights(part: Part, prefixes: dict[str, str], **more: torch.Tensor) -> 
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    tokenizer = Tokenizer.from_file(str(golden_weights.GOLDEN / "qwen_tiny_tokenizer.json"))
-    unused = {f"<t5_{i:05d}>" for i in range(20, 100)} | {f"<aud_{i:05d}>" for i in range(12, 501)}
-    add_special_tokens(tokenizer, [name for name in SPECIAL_TOKENS if name not in unused])
-    return Vocabulary(tokenizer, num_semantic=8, num_residual=4)
+    return golden_weights.vocabulary()
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +58,10 @@ def pipeline(vocabulary) -> AudioStoryPipeline:
             "tangoflux.duration_emebdder.time_positional_embedding.1.": "duration_embedder.projection.",
         },
     )
-    codec = Codec(
-        sample_rate=400,
-        encoder_hidden_size=8,
-        downsampling_ratios=(2, 4, 4),
-        channel_multiples=(1, 2, 2),
-        decoder_channels=8,
-    ).eval()
-    codec.vae.load_state_dict(golden_weights.tensors(golden_weights.CODEC))
     idle = Planner.random(PlannerConfig(vocab_size=388, hidden=64, layers=1, heads=4, kv_heads=2, intermediate=96))
-    return AudioStoryPipeline(idle, vocabulary, bridge, dit, codec, Settings(guidance=4.0, crossfade_seconds=0.3))
+    return AudioStoryPipeline(
+        idle, vocabulary, bridge, dit, golden_weights.codec(), Settings(guidance=4.0, crossfade_seconds=0.3)
+    )
 
 
 @pytest.fixture(scope="module")

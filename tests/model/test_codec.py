@@ -15,16 +15,7 @@ from audiostory.model.inputs import WaveformBatch
 
 @pytest.fixture(scope="module")
 def released() -> Codec:
-    """The golden VAE. Its encoder has 4 latent channels and its decoder 64, so it is tested one way at a time."""
-    codec = Codec(
-        sample_rate=400,
-        encoder_hidden_size=8,
-        downsampling_ratios=(2, 4, 4),
-        channel_multiples=(1, 2, 2),
-        decoder_channels=8,
-    )
-    codec.vae.load_state_dict(golden_weights.tensors(golden_weights.CODEC), strict=True)
-    return codec
+    return golden_weights.codec()
 
 
 def chirp(seconds: float, sample_rate: int = 16000) -> torch.Tensor:

@@ -3,11 +3,10 @@
 import golden_weights
 import pytest
 import torch
-from tokenizers import Tokenizer
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from audiostory.model.planner import LoraSettings, Planner, PlannerConfig, greedy
-from audiostory.story.vocabulary import SPECIAL_TOKENS, Vocabulary, add_special_tokens
+from audiostory.story.vocabulary import Vocabulary
 
 RELEASED_SIZES = {"hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "intermediate": 96, "vocab_size": 388}
 RELEASED_LORA = LoraSettings(rank=4, alpha=8)
@@ -17,11 +16,7 @@ FREE = golden_weights.data("generate_free")
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    """The recorded planner's: 20 semantic and 12 residual names, of which 8 and 4 are used."""
-    tokenizer = Tokenizer.from_file(str(golden_weights.GOLDEN / "qwen_tiny_tokenizer.json"))
-    unused = {f"<t5_{i:05d}>" for i in range(20, 100)} | {f"<aud_{i:05d}>" for i in range(12, 501)}
-    add_special_tokens(tokenizer, [name for name in SPECIAL_TOKENS if name not in unused])
-    return Vocabulary(tokenizer, num_semantic=8, num_residual=4)
+    return golden_weights.vocabulary()
 
 
 @pytest.fixture(scope="module")

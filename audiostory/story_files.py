@@ -1,0 +1,96 @@
+"""A told story on disk: story.wav, a WAV per event, story.png, and storyline.json that says what is in them.
+
+The record names the other files. It comes last into the folder and leaves first, so where it is, the story is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from audiostory import sound
+from audiostory.picture import draw
+from audiostory.pipeline import StoryAudio
+
+RECORD = "storyline.json"
+
+
+def save(told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool = True) -> list[str]:
+    """Writes a story's files and returns their names.
+
+    They are made in a hidden folder beside `folder` and moved over when all of them are there. Those of a story that
+    was told into `folder` before make way, other files stay.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    workshop = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        files = _write_files(told, workshop, record, picture)
+        folder.mkdir(exist_ok=True)
+        for name in (RECORD, *_files_before(folder)):
+            (folder / name).unlink(missing_ok=True)
+        for name in files:
+            os.replace(workshop / name, folder / name)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+    return files
+
+
+def _write_files(told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool) -> list[str]:
+    names = [f"event_{i:02d}_{_slug(event.caption)}.wav" for i, event in enumerate(told.storyline.events, 1)]
+    for name, clip in zip(names, told.clips, strict=True):
+        sound.write(folder / name, clip)
+    sound.write(folder / "story.wav", told.story)
+    if picture:
+        draw(folder / "story.png", told.story, told.storyline.events, title=record["instruction"])
+    files = ["story.wav", *names, *(["story.png"] if picture else []), RECORD]
+    content = {**record, **_contents(told, names), "files": files}
+    (folder / RECORD).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return files
+
+
+def _contents(told: StoryAudio, names: list[str]) -> dict[str, Any]:
+    """The storyline in the form of a manifest row (data/README.md), and what was met on the way."""
+    events = [
+        {
+            "caption": event.caption,
+            "start": round(start, 4),
+            "seconds": round(end - start, 4),
+            "story_detail": event.story_detail,
+            "sound_detail": event.sound_detail,
+            "audio": name,
+            "clip_seconds": round(clip.seconds, 4),
+        }
+        for event, (start, end), name, clip in zip(told.storyline.events, told.times, names, told.clips, strict=True)
+    ]
+    return {
+        "total_seconds": round(told.times[-1][1], 4),
+        "sample_rate": told.story.sample_rate,
+        "summary": told.storyline.summary,
+        "events": events,
+        "audio": "story.wav",
+        "problems": [
+            {"kind": problem.kind.value, "event": problem.event, "message": problem.message}
+            for problem in told.problems
+        ],
+        "reasoning": told.storyline.reasoning,
+    }
+
+
+def _files_before(folder: Path) -> list[str]:
+    """The files of the story that is in a folder already, by its own record."""
+    try:
+        names = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # no record, or one that is not ours
+    return [name for name in names if isinstance(name, str) and name == Path(name).name]
+
+
+def _slug(caption: str) -> str:
+    plain = unicodedata.normalize("NFKD", caption).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "_", plain)[:40].strip("_") or "sound"

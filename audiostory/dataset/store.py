@@ -92,6 +92,11 @@ class Store:
         return f"latents:{key}" in self._places()
 
     @property
+    def has_codec(self) -> bool:
+        """Whether sound was encoded at all; a store may hold teacher states alone."""
+        return bool(self.index.get("codec"))
+
+    @property
     def has_teacher(self) -> bool:
         return bool(self.index.get("text_encoder"))
 

@@ -29,6 +29,7 @@ LEARNT_ROLES = {
     "reason_content": (Role.CONTENT,),
     "reason_caption": (Role.CAPTION,),
 }
+LOSSES = ("semantic", "flow", "reason", *LEARNT_ROLES)
 
 
 class AudioStory(nn.Module):
@@ -54,13 +55,16 @@ class AudioStory(nn.Module):
     def losses(
         self, batch: StoryBatch, generator: torch.Generator | None = None, wanted: Collection[str] | None = None
     ) -> Losses:
-        """The losses named in `wanted`, or all; one that the batch holds nothing for is absent.
+        """The losses named in `wanted`, or all of LOSSES; those that the batch holds nothing for are named as absent.
 
         semantic: the projected semantic tokens against the scaled teacher, over all M positions. flow: see `flow_loss`.
         text, reason_count, reason_content, reason_caption: cross entropy per token, each over its own roles; reason is
-        the sum of its three parts. What is not wanted is not computed: without flow the DiT does not run.
+        the sum of its three parts (paper, section 4). What is not wanted is not computed: without flow the DiT does
+        not run. ValueError for a name that is no loss.
         """
-        wanted = {"semantic", "flow", "reason", *LEARNT_ROLES} if wanted is None else set(wanted)
+        wanted = set(LOSSES if wanted is None else wanted)
+        if unknown := sorted(wanted - set(LOSSES)):
+            raise ValueError(f"there is no loss {', '.join(unknown)}; there are {', '.join(LOSSES)}")
         states = self.planner.states(batch.ids, batch.attention)  # [B L H]
         named = self._token_losses(states, batch, wanted)
         teacher = batch.teacher if "semantic" in wanted else None
@@ -75,9 +79,13 @@ class AudioStory(nn.Module):
                 tokens = torch.where(draws.dropped[:, None, None], self.bridge.unconditional, bridged.fused)
                 condition = Condition(tokens=tokens, seconds=batch.seconds)
                 named["flow"] = flow_loss(self.dit, latents, batch.frames, condition, draws)
-        return Losses(named=named)
+        return Losses(named=named, absent=wanted - set(named))
 
     forward = losses
+
+    def compilable_blocks(self) -> list[nn.Module]:
+        """What to compile, one by one, when training is to be compiled: alike blocks share their code."""
+        return [*self.planner.qwen.model.layers, *self.dit.blocks]
 
     def _token_losses(
         self, states: Float[Tensor, "B L H"], batch: StoryBatch, wanted: set[str]
@@ -124,6 +132,9 @@ class TextToAudio(nn.Module):
         return Losses(named={"flow": flow_loss(self.dit, batch.latents, batch.frames, condition, draws)})
 
     forward = losses
+
+    def compilable_blocks(self) -> list[nn.Module]:
+        return self.dit.blocks
 
 
 def gather(states: Float[Tensor, "B L H"], batch: StoryBatch) -> BridgeTokens:

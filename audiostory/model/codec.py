@@ -142,6 +142,9 @@ class Codec(ModelMixin, ConfigMixin):
         """`losses`, under the name that wrappers for distributed training hook into."""
         return self.losses(batch, generator)
 
+    def compilable_blocks(self) -> list[nn.Module]:
+        return [self.vae.encoder, self.vae.decoder]
+
     def _frames(self, samples: Float[Tensor, "S A W"]) -> Float[Tensor, "S _ _"]:
         """What the Oobleck sees: the samples or their compressed spectrogram, filled up to whole latent frames."""
         padded = nn.functional.pad(samples, (0, self.num_frames(samples.shape[-1]) * self.hop - samples.shape[-1]))

@@ -93,9 +93,13 @@ class VelocityDiT(ModelMixin, ConfigMixin):
         modulation = flux.time_text_embed(1000 * sigma.float(), pooled)  # [S D]
         rotary = flux.pos_embed(_positions(context.shape[1], hidden.shape[1], hidden.device))
         attention = None if frames is None else {"attention_mask": _mask(frames, context.shape[1], hidden.shape[1])}
-        for block in (*flux.transformer_blocks, *flux.single_transformer_blocks):
+        for block in self.blocks:
             context, hidden = self._run(block, hidden, context, modulation, rotary, attention)
         return flux.proj_out(flux.norm_out(hidden, modulation)).to(latents.dtype)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
     def _run(self, block: nn.Module, *inputs) -> tuple[Float[Tensor, "S N D"], Float[Tensor, "S T D"]]:
         if torch.is_grad_enabled() and self.transformer.gradient_checkpointing:

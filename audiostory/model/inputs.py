@@ -7,7 +7,7 @@ channels, A audio channels, W waveform samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -79,13 +79,15 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Scalars by name; one not computed is absent. The reason loss is the sum of its three parts (paper, section 4)."""
+    """Scalars by name; `absent` are those that were wanted and that the batch held nothing for."""
 
     named: Mapping[str, Float[Tensor, ""]]
+    absent: Collection[str] = ()
 
     def weighted(self, weights: Mapping[str, float]) -> Float[Tensor, ""]:
-        """The sum a step descends. Every weighted loss must be here, so that a misnamed weight cannot pass unseen."""
-        missing = sorted(set(weights) - set(self.named))
-        if missing:
-            raise ValueError(f"no loss named {', '.join(missing)}; this model computes {', '.join(sorted(self.named))}")
-        return torch.stack([weight * self.named[name] for name, weight in weights.items()]).sum()
+        """The sum a step descends. What is neither here nor absent is an error: no misnamed weight passes unseen."""
+        missing = sorted(set(weights) - set(self.named) - set(self.absent))
+        if missing or not set(weights) & set(self.named):
+            wanted = ", ".join(missing or weights)
+            raise ValueError(f"no loss named {wanted}; this batch gave {', '.join(sorted(self.named))}")
+        return torch.stack([weight * self.named[name] for name, weight in weights.items() if name in self.named]).sum()

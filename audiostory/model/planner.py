@@ -160,8 +160,11 @@ class Planner(nn.Module):
         self.language_model = self.language_model.merge_and_unload()
 
     def states(self, ids: Int[Tensor, "B L"], attention: Bool[Tensor, "B L"]) -> Float[Tensor, "B L H"]:
-        """States after the final norm, without logits. Rows are padded on the right, where `attention` is False."""
-        return self.qwen.model(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
+        """States after the final norm, without logits. Rows are padded on the right, where `attention` is False.
+
+        Attention looks back only, so nothing ever sees that padding and no mask has to say so: the faster kernel.
+        """
+        return self.qwen.model(input_ids=ids, use_cache=False).last_hidden_state
 
     def logits(self, states: Float[Tensor, "... H"]) -> Float[Tensor, "... V"]:
         return self.qwen.lm_head(states)

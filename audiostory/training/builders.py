@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,7 @@ def build(run: RunConfig, composed: Mapping[str, Any]) -> Run:
         torch.set_num_threads(run.runtime.threads)
     root = KINDS[run.stage.root].build(run)
     train = Mixture({name: root.source(name, False) for name in run.stage.mixture}, run.stage.mixture)
+    _check_targets(run, train.sources)
     held_out = {name: share for name, share in run.stage.mixture.items() if _source(run, name).val}
     val = Mixture({name: root.source(name, True) for name in held_out}, held_out) if held_out else None
     training = Training(
@@ -160,10 +161,16 @@ def _text_to_audio(run: RunConfig) -> Root:
 
     def source(name: str, val: bool) -> Clips:
         rows = _manifest(run, name, val)
+        store = _store(run, name, val, rows)
+        if store is None or not store.has_codec:
+            raise ValueError(
+                f"stage {run.stage.name} needs latents of {rows.path}; make them with scripts/encode_latents.py "
+                f"--codec and name their folder in data.sources.{name}"
+            )
         return Clips(
             rows,
             partial(text_encoder.tokenize, num_tokens=run.model.num_semantic),
-            _store(run, name, val, rows),
+            store,
             run.stage.batch,
             seed=_data_seed(run, name, val),
             damaged_share=run.data.damaged_share,
@@ -180,6 +187,7 @@ def _text_to_audio(run: RunConfig) -> Root:
 def _audiostory(run: RunConfig) -> Root:
     vocabulary = _vocabulary(run)
     planner, bridge, dit = component(run, "planner"), component(run, "bridge"), component(run, "dit")
+    planner.qwen.set_attn_implementation(run.runtime.attention)
     if "text_encoder" in run.stage.start_from:
         bridge.unconditional.copy_(component(run, "text_encoder").unconditional(run.model.num_semantic))
     if run.stage.lora:
@@ -192,14 +200,15 @@ def _audiostory(run: RunConfig) -> Root:
 
     def source(name: str, val: bool) -> Stories:
         rows = _manifest(run, name, val)
+        store = _store(run, name, val, rows) if latents or teacher else None
         return Stories(
             rows,
             vocabulary,
-            _store(run, name, val, rows) if latents or teacher else None,
+            store,
             run.stage.batch,
             seed=_data_seed(run, name, val),
-            latents=latents,
-            teacher=teacher,
+            latents=latents and store is not None and store.has_codec,
+            teacher=teacher and store is not None and store.has_teacher,
             damaged_share=run.data.damaged_share,
         )
 
@@ -341,16 +350,23 @@ def _manifest(run: RunConfig, name: str, val: bool) -> manifest.Manifest:
     return manifest.read(files.val if val and files.val else files.train, damaged_share=run.data.damaged_share)
 
 
-def _store(run: RunConfig, name: str, val: bool, rows: manifest.Manifest) -> Store:
+def _store(run: RunConfig, name: str, val: bool, rows: manifest.Manifest) -> Store | None:
+    """The source's latents and teacher states, as far as it has them; None for one that has words alone."""
     folder = _source(run, name).val_latents if val else _source(run, name).train_latents
-    if folder is None:
-        raise ValueError(
-            f"stage {run.stage.name} needs latents of {rows.path}, but data.sources.{name} names no store for them"
-        )
-    store = Store(folder, manifest_fingerprint=rows.fingerprint)
-    if "semantic" in run.stage.losses and not store.has_teacher:
-        raise ValueError(f"{folder} holds no teacher states; run scripts/encode_latents.py again with --text-encoder")
-    return store
+    if folder is not None:
+        return Store(folder, manifest_fingerprint=rows.fingerprint)
+    return None
+
+
+def _check_targets(run: RunConfig, sources: Sequence[Source]) -> None:
+    """ValueError when no source of the mixture has what a loss of the stage compares with."""
+    stories = [source for source in sources if isinstance(source, Stories)]
+    for loss, has, option in (("flow", "latents", "--codec"), ("semantic", "teacher", "--text_encoder")):
+        if stories and loss in run.stage.losses and not any(getattr(source, has) for source in stories):
+            raise ValueError(
+                f"stage {run.stage.name} learns by {loss}, but no store of {', '.join(run.stage.mixture)} has what it "
+                f"takes; make it with scripts/encode_latents.py {option} and name it in data.sources"
+            )
 
 
 def _heard_rows(run: RunConfig) -> list[manifest.Row]:

@@ -20,14 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from audiostory.training.optim import Averages
+from audiostory.training.optim import Averages, Optimizers
 
 MODEL, AVERAGES, OPTIMIZER, STATE = "model.safetensors", "averages.safetensors", "optimizer.pt", "state.json"
 
 
-def save(
-    folder: Path, step: int, root: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, keep: int
-) -> Path:
+def save(folder: Path, step: int, root: nn.Module, optimizer: Optimizers, averages: Averages, keep: int) -> Path:
     """Writes `folder`/step_000500 after 500 steps, and removes all but the newest `keep`."""
     final = folder / f"step_{step:06d}"
     with replacing(final) as aside:
@@ -41,7 +39,7 @@ def save(
     return final
 
 
-def load(checkpoint: Path, root: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages) -> int:
+def load(checkpoint: Path, root: nn.Module, optimizer: Optimizers, averages: Averages) -> int:
     """Puts a checkpoint back into place; the number of steps done. ValueError when it does not fit or is damaged."""
     try:
         step = json.loads((checkpoint / STATE).read_text())["step"]

@@ -63,7 +63,8 @@ class Runtime:
     autocast: Literal["bfloat16", "none"] = "bfloat16"
     threads: int | None = None
     workers: int = 0  # processes that read ahead; 0 reads in the loop, best on two cores
-    compile: bool = False
+    compile: bool = False  # the networks' blocks: minutes at the start, faster steps from then on
+    attention: Literal["sdpa", "eager"] = "sdpa"  # the planner's; compiled on a CPU, eager is the faster one
     minutes: float | None = None  # save and stop after so long; the same command goes on
 
 

@@ -72,9 +72,12 @@ class Training:
         self.root, self.stage, self.train, self.val, self.hooks = root.to(runtime.device), stage, train, val, hooks
         self.runtime, self.seed = runtime, seed
         self.parts = optim.open_parts(self.root, stage)
-        self.optimizer = optim.adamw(self.parts, stage)
+        self.optimizer = optim.optimizers(self.root, self.parts, stage)
         self.averages = optim.Averages(self.parts, stage)
-        self._losses = torch.compile(losses) if runtime.compile else losses
+        self._losses = losses
+        if runtime.compile:
+            for block in root.compilable_blocks():  # type: ignore[operator]
+                block.compile(dynamic=True)
 
     def run(self, output: Path, *, journal: Callable[[int], Journal]) -> bool:
         """Trains until the stage's steps are done and exports, or saves and stops early; whether it came to the end.
@@ -133,7 +136,7 @@ class Training:
         learning = [p for named in self.parts.values() for p in named.values()]
         norm = nn.utils.clip_grad_norm_(learning, self.stage.optimizer.clip_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.averages.update(index)
         return losses, total.detach(), norm.detach()
 
@@ -146,14 +149,13 @@ class Training:
     def validate(self) -> dict[str, float]:
         """Mean losses on the first held-out batches, with the same noise each time, as {"val/flow": ...}."""
         assert self.val is not None
-        sums: dict[str, float] = {}
-        count = self.stage.pace.validate_batches
+        found: dict[str, list[Tensor]] = {}
         with self._quietly():
-            for index in range(count):
+            for index in range(self.stage.pace.validate_batches):
                 torch.manual_seed(seed_of(self.seed, "validate", index))
                 for name, value in self._compute(self.val[index])[0].named.items():
-                    sums[f"val/{name}"] = sums.get(f"val/{name}", 0.0) + value.item() / count
-        return sums
+                    found.setdefault(f"val/{name}", []).append(value)
+        return {name: _mean(values) for name, values in found.items()}
 
     def _batches(self, done: int) -> Iterator[tuple[Any, float]]:
         """The batches of the steps still to do, and the seconds each was waited for."""
@@ -170,7 +172,8 @@ class Training:
     def _quietly(self) -> Iterator[None]:
         """The averaged weights, in eval mode, without gradients; the next step trains again."""
         self.root.eval()
-        with torch.no_grad(), self.averages.in_place():
+        # Compiled for the shapes of steps; a KV cache and its like would compile everything again.
+        with torch.no_grad(), self.averages.in_place(), torch.compiler.set_stance("force_eager"):
             yield
 
     def _remember(self, window: _Window, batch: Any, losses: Losses, total: Tensor, norm: Tensor) -> None:

@@ -1,10 +1,11 @@
-"""What turns gradients into steps: AdamW with one learning rate per part, its schedule, and moving averages."""
+"""What turns gradients into steps: AdamW or Muon with one learning rate per part, its schedule, moving averages."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +24,59 @@ def open_parts(root: nn.Module, stage: Stage) -> dict[str, dict[str, nn.Paramete
     return parts
 
 
-def adamw(parts: Mapping[str, Mapping[str, nn.Parameter]], stage: Stage) -> torch.optim.AdamW:
-    """One group per part, and one more for its vectors (norms, biases, scales), which weight decay is not meant for."""
-    groups = []
-    for part, named in parts.items():
-        for decay in (True, False):
-            members = [parameter for parameter in named.values() if (parameter.ndim > 1) == decay]
-            rate = stage.parts[part].learning_rate
-            groups.append(
-                {
-                    "params": members,
-                    "lr": rate,
-                    "peak": rate,
-                    "part": part,
-                    "weight_decay": stage.optimizer.weight_decay if decay else 0.0,
-                }
-            )
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=stage.optimizer.betas, fused=True)
+class Optimizers:
+    """Several optimisers that step as one."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer):
+        self.optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {type(optimizer).__name__: optimizer.state_dict() for optimizer in self.optimizers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for optimizer in self.optimizers:
+            optimizer.load_state_dict(state[type(optimizer).__name__])
+
+
+def optimizers(root: nn.Module, parts: Mapping[str, Mapping[str, nn.Parameter]], stage: Stage) -> Optimizers:
+    """AdamW, and Muon for the matrices of the parts that ask for it.
+
+    Each part has its group, and one more for its vectors (norms, biases, scales), which weight decay is not meant for.
+    Muon's updates are scaled to the size of AdamW's (its `match_rms_adamw`), so one learning rate serves both.
+    """
+    tables = {id(module.weight) for module in root.modules() if isinstance(module, nn.Embedding)}
+    groups: dict[str, list[dict[str, Any]]] = {"adamw": [], "muon": []}
+    for name, named in parts.items():
+        part = stage.parts[name]
+        matrices = [p for p in named.values() if p.ndim == 2 and id(p) not in tables and part.optimizer == "muon"]
+        taken = {id(p) for p in matrices}
+        rest = [p for p in named.values() if id(p) not in taken]
+        common = {"lr": part.learning_rate, "peak": part.learning_rate, "part": name}
+        for kind, members, decay in (
+            ("muon", matrices, stage.optimizer.weight_decay),
+            ("adamw", [p for p in rest if p.ndim > 1], stage.optimizer.weight_decay),
+            ("adamw", [p for p in rest if p.ndim <= 1], 0.0),
+        ):
+            if members:
+                groups[kind].append({"params": members, "weight_decay": decay, **common})
+    made: list[torch.optim.Optimizer] = []
+    if groups["adamw"]:
+        made.append(torch.optim.AdamW(groups["adamw"], betas=stage.optimizer.betas, fused=True))
+    if groups["muon"]:
+        made.append(torch.optim.Muon(groups["muon"], adjust_lr_fn="match_rms_adamw"))
+    return Optimizers(*made)
 
 
 def rate_factor(settings: Optimizer, step: int, steps: int) -> float:
@@ -53,7 +90,7 @@ def rate_factor(settings: Optimizer, step: int, steps: int) -> float:
     return settings.final_share + (1 - settings.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def set_rates(optimizer: torch.optim.Optimizer, settings: Optimizer, step: int, steps: int) -> None:
+def set_rates(optimizer: Optimizers, settings: Optimizer, step: int, steps: int) -> None:
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * rate_factor(settings, step, steps)
 

@@ -20,6 +20,7 @@ class Part:
 
     learns: tuple[str, ...]
     learning_rate: float
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon is for matrices; embeddings and vectors stay with AdamW
     ema: bool = False  # keep an exponential moving average of these; it is what is exported and listened to
 
 

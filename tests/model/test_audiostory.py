@@ -105,6 +105,18 @@ def test_training_losses_and_gradients_are_the_releases(recorded_model: AudioSto
         assert (gradient - expected).norm() / expected.norm() < 1e-4, ours
 
 
+def test_what_a_batch_holds_nothing_for_is_absent_and_a_misnamed_loss_is_an_error(recorded_model: AudioStory):
+    losses = recorded_model.losses(replace(recorded_batch(), latents=None), wanted={"text", "flow"})
+    assert set(losses.absent) == {"flow"}
+    assert losses.weighted({"text": 2.0, "flow": 1.0}) == 2 * losses.named["text"]
+    with pytest.raises(ValueError, match="no loss named semantic"):
+        losses.weighted({"text": 1.0, "semantic": 1.0})
+    with pytest.raises(ValueError, match="no loss named flow"):
+        losses.weighted({"flow": 1.0})
+    with pytest.raises(ValueError, match="there is no loss flwo"):
+        recorded_model.losses(recorded_batch(), wanted={"flwo"})
+
+
 @torch.no_grad()
 def test_flow_loss_is_the_releases(golden_dit: VelocityDiT):
     golden = golden_weights.data("flow_loss")

@@ -1,9 +1,9 @@
 """Every stage at tiny size, each from the last one's export, down to a model that tells a story."""
 
-import importlib.util
 import json
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -32,12 +32,7 @@ LISTEN = ("stage.pace.listen=2", "stage.pace.listen_items=1")
 
 
 def script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return commands.load(f"scripts/{name}.py").main
 
 
 def write_corpus(folder: Path, num_events: int) -> None:
@@ -64,8 +59,11 @@ def run(stage: str, *overrides: str) -> bool:
     return builders.build(config.build(config.RunConfig, composed), composed).start()
 
 
-def encode(*more: str) -> None:
-    for corpus in ("clips-train", "clips-val", "stories-train", "stories-val"):
+CORPORA = ("clips-train", "clips-val", "stories-train", "stories-val")
+
+
+def encode(*more: str, corpora: tuple[str, ...] = CORPORA) -> None:
+    for corpus in corpora:
         folder = f"corpora/{corpus}"
         assert script("encode_latents")([f"{folder}/manifest.jsonl", "--output", f"{folder}/latents", *more]) == 0
 
@@ -86,7 +84,7 @@ def trained(tmp_path_factory):
         assert run("codec", "stage.batch.crop_seconds=0.4", *LISTEN)
         encode("--codec", "runs/codec/export")
         assert run("tangoflux", *LISTEN)
-        encode("--text_encoder", "runs/tangoflux/export", "--num_tokens", "4")
+        encode("--text_encoder", "runs/tangoflux/export", "--num_tokens", "4", corpora=(*CORPORA, "texts-train"))
         for stage in ("planner", "stage1_warmup", "stage1", "stage2"):
             assert run(stage)
         assert run("stage3", *LISTEN)
@@ -175,6 +173,23 @@ def test_a_changed_manifest_needs_new_latents(trained, monkeypatch, capsys):
     assert script("encode_latents")(command) == 2
     assert "give --text_encoder as well" in capsys.readouterr().err
     manifest.write_text(content)
+
+
+def test_texts_beside_the_clips_give_their_own_losses_and_no_others(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    words = ("+stage.mixture.texts=1.0", "+stage.losses.reason=0.2", "stage.pace.validate=0")
+    assert run("stage1", "output=runs/replay", *words)
+    clips, texts = ({name.removeprefix("loss/") for name in line} for line in journal.read(Path("runs/replay/log.jsonl")))
+    assert {"semantic", "text", "reason", "flow"} <= clips
+    assert {"semantic", "text", "reason"} <= texts
+    assert "flow" not in texts
+
+
+def test_a_loss_that_no_data_can_give_is_refused(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    alone = ("~stage.mixture.clips", "+stage.mixture.texts=1.0")
+    with pytest.raises(ValueError, match=r"learns by flow, but no store of texts has .* --codec"):
+        run("stage1", "output=runs/alone", *alone)
 
 
 def test_a_stage_whose_start_is_not_there_says_what_to_train(trained, monkeypatch):

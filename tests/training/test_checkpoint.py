@@ -9,7 +9,7 @@ STAGE = Stage(
     name="s",
     teaches="",
     root="codec",
-    parts={"all": Part(learns=("0.*",), learning_rate=0.1, ema=True)},
+    parts={"all": Part(learns=("0.*",), learning_rate=0.1, optimizer="muon", ema=True)},
     losses={},
     mixture={},
     steps=10,
@@ -23,7 +23,7 @@ class Run:
         torch.manual_seed(seed)
         self.root = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width))
         parts = optim.open_parts(self.root, STAGE)
-        self.optimizer = optim.adamw(parts, STAGE)
+        self.optimizer = optim.optimizers(self.root, parts, STAGE)
         self.averages = optim.Averages(parts, STAGE)
         self.root(torch.randn(4, 2)).square().sum().backward()
         self.optimizer.step()
@@ -43,8 +43,10 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     for name, tensor in checkpoint.learnt(saved.root).items():
         assert torch.equal(tensor, checkpoint.learnt(other.root)[name])
     assert torch.equal(saved.averages.averaged["0.weight"], other.averages.averaged["0.weight"])
-    ours, theirs = saved.optimizer.state_dict()["state"], other.optimizer.state_dict()["state"]
-    assert all(torch.equal(ours[key]["exp_avg"], theirs[key]["exp_avg"]) for key in ours)
+    for kind, average in (("AdamW", "exp_avg"), ("Muon", "momentum_buffer")):
+        ours, theirs = (run.optimizer.state_dict()[kind]["state"] for run in (saved, other))
+        assert ours
+        assert all(torch.equal(ours[key][average], theirs[key][average]) for key in ours)
 
 
 def test_only_what_learns_and_the_buffers_are_kept(tmp_path):

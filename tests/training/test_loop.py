@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 from dataclasses import replace
 from functools import partial
@@ -109,6 +110,18 @@ def test_validating_and_listening_leave_the_steps_as_they_are(tmp_path):
         (s, loss) for s, loss, _ in logged(tmp_path / "plain")
     ]
     assert len([line for line in lines if "val/flow" in line]) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_blocks_train_as_plain_ones_do(tmp_path):
+    pace = replace(STAGE.pace, validate=2, validate_batches=1)
+    for name in ("plain", "compiled"):
+        run(training(replace(STAGE, pace=pace), val=True, compile=name == "compiled"), tmp_path / name)
+    plain, compiled = (journal.read(tmp_path / name / "log.jsonl") for name in ("plain", "compiled"))
+    for one, other in zip(plain, compiled, strict=True):
+        for name in one.keys() & {"loss", "gradient_norm", "val/flow", "val/text"}:
+            assert other[name] == pytest.approx(one[name], rel=1e-3), (one["step"], name)
 
 
 def test_what_rests_does_not_change(tmp_path):

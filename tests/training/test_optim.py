@@ -1,5 +1,6 @@
 import math
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from audiostory.training import optim
 from audiostory.training.stages import Optimizer, Part, Stage
 
 
-def stage(ema: bool = True, **settings) -> Stage:
-    part = Part(learns=("*",), learning_rate=0.1, ema=ema)
+def stage(ema: bool = True, kind: Literal["adamw", "muon"] = "adamw", **settings) -> Stage:
+    part = Part(learns=("*",), learning_rate=0.1, optimizer=kind, ema=ema)
     return Stage(
         name="s",
         teaches="",
@@ -40,9 +41,30 @@ def test_without_warm_up_or_fall_the_rate_is_constant():
 
 def test_weight_decay_spares_vectors():
     module = nn.Linear(2, 2)
-    optimizer = optim.adamw(optim.open_parts(module, stage(weight_decay=0.3)), stage(weight_decay=0.3))
+    settings = stage(weight_decay=0.3)
+    optimizer = optim.optimizers(module, optim.open_parts(module, settings), settings)
     decays = {tuple(p.shape): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays == {(2, 2): 0.3, (2,): 0.0}
+
+
+def test_muon_turns_matrices_and_leaves_tables_and_vectors_to_adamw():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4))
+    settings = stage(kind="muon", weight_decay=0.0)
+    optimizer = optim.optimizers(module, optim.open_parts(module, settings), settings)
+    held = {
+        type(one).__name__: {tuple(p.shape) for group in one.param_groups for p in group["params"]}
+        for one in optimizer.optimizers
+    }
+    assert held == {"AdamW": {(5, 4), (4,)}, "Muon": {(4, 4)}}
+    linear = module[1]
+    before = linear.weight.detach().clone()
+    module(torch.arange(5)).square().sum().backward()
+    optimizer.step()
+    update = (before - linear.weight.detach()) / 0.1
+    sizes = torch.linalg.svdvals(update) / (0.2 * 2)  # match_rms_adamw: 0.2 sqrt(4) times an orthogonal matrix
+    assert sizes.min() > 0.5
+    assert sizes.max() < 1.5
 
 
 def test_averages_follow_and_can_be_put_in_place():

@@ -60,7 +60,7 @@ def test_the_optimiser_holds_each_learning_parameter_once_at_its_parts_rate(name
     stage = stage_of(name)
     root = root_of(stage)
     parts = optim.open_parts(root, stage)
-    optimizer = optim.adamw(parts, stage)
+    optimizer = optim.optimizers(root, parts, stage)
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(held) == len(set(held)) == sum(tensor.requires_grad for tensor in root.parameters())
     for group in optimizer.param_groups:

@@ -2,6 +2,7 @@
 
     python scripts/pack_model.py runs/stage3/export --output audiostory/assets/audiostory-mini
 
+--text_encoder adds the text encoder, so that training can go on from the folder (stage.start_from.planner=FOLDER ...).
 The source is the export of a stage that has planner, bridge, DiT and codec. The folder is put in place whole.
 """
 
@@ -16,18 +17,27 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="a model's folder")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write; one that is there is replaced")
+    parser.add_argument(
+        "--text_encoder", type=Path, metavar="DIR", help="add the one of this folder, for more training"
+    )
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16", help="of the files")
     arguments = parser.parse_args(argv)
 
     import torch
 
     from audiostory.pipeline import AudioStoryPipeline
+    from audiostory.weights import ours
 
     aside = arguments.output.with_name(f".{arguments.output.name}.unfinished")
     try:
         shutil.rmtree(aside, ignore_errors=True)
         pipeline = AudioStoryPipeline.from_pretrained(arguments.source, dtype=getattr(torch, arguments.dtype))
         pipeline.save_pretrained(aside)
+        if arguments.text_encoder is not None:
+            text_encoder = ours.read_component(arguments.text_encoder, "text_encoder")
+            text_encoder.to(getattr(torch, arguments.dtype)).save_pretrained(aside / "text_encoder")
+            parts = {name: getattr(pipeline, name) for name in ours.TELLING}
+            ours.write_index(aside, {**parts, "text_encoder": text_encoder}, pipeline.settings)
         shutil.rmtree(arguments.output, ignore_errors=True)
         os.replace(aside, arguments.output)
     except (ValueError, OSError) as error:

@@ -254,7 +254,7 @@ def component(run: RunConfig, name: str) -> Any:
     if start is None:
         torch.manual_seed(seed_of(run.seed, "weights", name))
         return _fresh(run, name)
-    folder = Path(run.runs) / start / "export"
+    folder = _exported(run, start)
     if not (folder / name).is_dir():
         raise ValueError(
             f"stage {run.stage.name} starts from the {name} of {start}, but there is no {folder / name}; train that "
@@ -262,6 +262,11 @@ def component(run: RunConfig, name: str) -> Any:
             f"stage.start_from.{name}"
         )
     return ours.read_component(folder, name)
+
+
+def _exported(run: RunConfig, start: str) -> Path:
+    """What a run of that name exported, or a model's folder where `start` is a path to one."""
+    return Path(start) if len(Path(start).parts) > 1 else Path(run.runs) / start / "export"
 
 
 def export(folder: Path, components: Mapping[str, nn.Module]) -> None:
@@ -324,7 +329,7 @@ def _fresh_text_encoder(run: RunConfig) -> TextEncoder:
 def _vocabulary(run: RunConfig) -> Vocabulary:
     """The one that came with the planner the stage starts from, or the one the model's tokenizers hold."""
     start = run.stage.start_from.get("planner")
-    folder = Path(run.runs) / (f"{start}/export" if start else run.model.tokenizers)
+    folder = _exported(run, start) if start else Path(run.runs) / run.model.tokenizers
     return ours.read_vocabulary(folder, num_semantic=run.model.num_semantic, num_residual=run.model.num_residual)
 
 

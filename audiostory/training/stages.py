@@ -61,7 +61,7 @@ class Stage:
     losses: Mapping[str, float]  # weights by name; a loss that is not named is not computed towards the step
     mixture: Mapping[str, float]  # shares of the data's sources by name
     steps: int
-    start_from: Mapping[str, str] = field(default_factory=dict)  # component -> the output folder it comes from
+    start_from: Mapping[str, str] = field(default_factory=dict)  # component -> a run, or a model's folder
     lora: bool = False  # give the planner fresh adapters; they are merged into it when the stage is exported
     optimizer: Optimizer = Optimizer()
     batch: BatchLimits = BatchLimits()  # noqa: RUF009  # frozen

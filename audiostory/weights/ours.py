@@ -212,6 +212,7 @@ def _read_diffusers(cls: type[ModelMixin], part: Path, config: Mapping[str, Any]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(f"it holds other weights than config.json says: {', '.join(wrong[:5])}{more}")
+    model.register_to_config(_name_or_path=part.name)  # else whatever is saved would tell where it was read from
     return model.eval()
 
 

@@ -175,11 +175,23 @@ def test_a_changed_manifest_needs_new_latents(trained, monkeypatch, capsys):
     manifest.write_text(content)
 
 
+def test_training_goes_on_from_a_packed_model_that_does_not_tell_where_it_was_made(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    packed = ["--output", "packed/model", "--text_encoder", "runs/tangoflux/export"]
+    assert script("pack_model")(["runs/stage3/export", *packed]) == 0
+    assert not [path for path in Path("packed").rglob("*.json") if "stage3" in path.read_text()]
+    starts = [f"stage.start_from.{part}=packed/model" for part in ("planner", "bridge", "dit", "codec")]
+    assert run("stage3", "output=runs/more", *starts)
+    assert run("stage1_warmup", "output=runs/anew", "stage.start_from.text_encoder=packed/model")
+
+
 def test_texts_beside_the_clips_give_their_own_losses_and_no_others(trained, monkeypatch):
     monkeypatch.chdir(trained)
     words = ("+stage.mixture.texts=1.0", "+stage.losses.reason=0.2", "stage.pace.validate=0")
     assert run("stage1", "output=runs/replay", *words)
-    clips, texts = ({name.removeprefix("loss/") for name in line} for line in journal.read(Path("runs/replay/log.jsonl")))
+    clips, texts = (
+        {name.removeprefix("loss/") for name in line} for line in journal.read(Path("runs/replay/log.jsonl"))
+    )
     assert {"semantic", "text", "reason", "flow"} <= clips
     assert {"semantic", "text", "reason"} <= texts
     assert "flow" not in texts

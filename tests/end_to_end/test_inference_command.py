@@ -11,7 +11,6 @@ import commands
 import pytest
 import soundfile
 
-from audiostory import picture
 from audiostory.model import tiny
 from audiostory.pipeline import AudioStoryPipeline
 from audiostory.story import Event, Instruction, Storyline
@@ -206,7 +205,7 @@ def test_a_failure_while_writing_leaves_the_old_story_whole(run, here, monkeypat
     def full(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(picture, "draw", full)
+    monkeypatch.setattr("audiostory.story_files.draw", full)
     assert run("--output", "out", "--seed", "5") == 2
     assert "no space left" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (here / "out").iterdir()} == before

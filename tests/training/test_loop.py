@@ -49,11 +49,13 @@ class Stories:
         return replace(batch, sample_ids=(f"row-{index}",))
 
 
-def training(stage: Stage = STAGE, at=lambda index: None, val: bool = False, **runtime) -> Training:
+def training(
+    stage: Stage = STAGE, at=lambda index: None, val: bool = False, dropout: float = 0.1, **runtime
+) -> Training:
     torch.manual_seed(99)  # a run must not depend on what the generator was at
     planner = tiny.planner()
     torch.manual_seed(0)
-    planner.add_lora(LoraSettings(rank=2, dropout=0.1))
+    planner.add_lora(LoraSettings(rank=2, dropout=dropout))
     root = AudioStory(planner, tiny.bridge(), tiny.dit(), condition_dropout=0.3)
     nothing = Hooks(listen=lambda folder: None, finish=lambda: None, export=lambda folder: folder.mkdir(parents=True))
     return Training(
@@ -117,7 +119,9 @@ def test_validating_and_listening_leave_the_steps_as_they_are(tmp_path):
 def test_compiled_blocks_train_as_plain_ones_do(tmp_path):
     pace = replace(STAGE.pace, validate=2, validate_batches=1)
     for name in ("plain", "compiled"):
-        run(training(replace(STAGE, pace=pace), val=True, compile=name == "compiled"), tmp_path / name)
+        # Without dropout: compiled code draws other random numbers.
+        made = training(replace(STAGE, pace=pace), val=True, dropout=0.0, compile=name == "compiled")
+        run(made, tmp_path / name)
     plain, compiled = (journal.read(tmp_path / name / "log.jsonl") for name in ("plain", "compiled"))
     for one, other in zip(plain, compiled, strict=True):
         for name in one.keys() & {"loss", "gradient_norm", "val/flow", "val/text"}:

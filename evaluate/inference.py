@@ -153,7 +153,7 @@ def _introduce(settings: Settings, options: argparse.Namespace) -> None:
     """Which model tells, and what it can tell of when it knows a small world only."""
     strange = bool(settings.sounds) and not settings.known_sounds(options.instruction)
     if options.model_path is None:
-        print("no --model_path given, so the bundled audiostory-mini tells the story; it knows a small world")
+        print("it knows a small world:")
     if strange:
         print(
             "warning: the instruction names no sound that this model knows; expect to hear something else",

@@ -409,7 +409,7 @@ class AudioStoryPipeline(DiffusionPipeline):
 
 def _states(planner: Planner, ids: Sequence[int]) -> Float[Tensor, "L H"]:
     tokens = torch.tensor([ids], device=planner.device)
-    return planner.states(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
+    return planner.states(tokens)[0]
 
 
 def _noise_index(clip: Clip) -> int:

@@ -101,6 +101,8 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
     if options.model_path is None:
         print("no --model_path given, so the bundled audiostory-mini tells the story", flush=True)
+    from audiostory.story_files import save
+
     pipeline = _load(options)
     _introduce(pipeline.settings, options)
     loaded = time.perf_counter()
@@ -124,8 +126,6 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
         "device": str(pipeline.device),
         "dtype": options.dtype,
     }
-    from audiostory.story_files import save
-
     files = save(told, folder, record, picture=not options.no_picture)
     _report(told, folder, files)
     print(f"told in {time.perf_counter() - loaded:.1f} s, after {loaded - started:.1f} s of loading")

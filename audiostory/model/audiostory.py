@@ -65,7 +65,7 @@ class AudioStory(nn.Module):
         wanted = set(LOSSES if wanted is None else wanted)
         if unknown := sorted(wanted - set(LOSSES)):
             raise ValueError(f"there is no loss {', '.join(unknown)}; there are {', '.join(LOSSES)}")
-        states = self.planner.states(batch.ids, batch.attention)  # [B L H]
+        states = self.planner.states(batch.ids)  # [B L H]
         named = self._token_losses(states, batch, wanted)
         teacher = batch.teacher if "semantic" in wanted else None
         latents = batch.latents if "flow" in wanted else None

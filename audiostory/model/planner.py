@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
@@ -159,10 +159,11 @@ class Planner(nn.Module):
         """Folds LoRA into the weights: a plain Qwen2 again, faster to write with (SPEC 10)."""
         self.language_model = self.language_model.merge_and_unload()
 
-    def states(self, ids: Int[Tensor, "B L"], attention: Bool[Tensor, "B L"]) -> Float[Tensor, "B L H"]:
-        """States after the final norm, without logits. Rows are padded on the right, where `attention` is False.
+    def states(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L H"]:
+        """States after the final norm, without logits.
 
-        Attention looks back only, so nothing ever sees that padding and no mask has to say so: the faster kernel.
+        Rows are padded on the right. Attention looks back only, so no token sees that padding and no mask is needed,
+        which allows the faster kernel; the states at the padding mean nothing.
         """
         return self.qwen.model(input_ids=ids, use_cache=False).last_hidden_state
 

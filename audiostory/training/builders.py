@@ -208,7 +208,7 @@ def _audiostory(run: RunConfig) -> Root:
             run.stage.batch,
             seed=_data_seed(run, name, val),
             latents=latents and store is not None and store.has_codec,
-            teacher=teacher and store is not None and store.has_teacher,
+            teacher=teacher,
             damaged_share=run.data.damaged_share,
         )
 
@@ -356,11 +356,20 @@ def _manifest(run: RunConfig, name: str, val: bool) -> manifest.Manifest:
 
 
 def _store(run: RunConfig, name: str, val: bool, rows: manifest.Manifest) -> Store | None:
-    """The source's latents and teacher states, as far as it has them; None for one that has words alone."""
+    """The source's latents and teacher states; None for one that has words alone.
+
+    ValueError for a store that lacks what its source could give and the stage learns by.
+    """
     folder = _source(run, name).val_latents if val else _source(run, name).train_latents
-    if folder is not None:
-        return Store(folder, manifest_fingerprint=rows.fingerprint)
-    return None
+    if folder is None:
+        return None
+    store = Store(folder, manifest_fingerprint=rows.fingerprint)
+    if "semantic" in run.stage.losses and not store.has_teacher:
+        raise ValueError(f"{folder} holds no teacher states; run scripts/encode_latents.py again with --text_encoder")
+    recorded = any(clip.audio is not None for row in rows.rows for clip in row.clips)
+    if "flow" in run.stage.losses and recorded and not store.has_codec:
+        raise ValueError(f"{folder} holds no latents; run scripts/encode_latents.py again with --codec")
+    return store
 
 
 def _check_targets(run: RunConfig, sources: Sequence[Source]) -> None:

@@ -196,15 +196,15 @@ def test_each_loss_reaches_exactly_its_states(
     loss: str, reached: Callable[[StoryBatch], Tensor], monkeypatch: pytest.MonkeyPatch
 ):
     model, batch = tiny.audiostory(), tiny.story_batch()
-    states = model.planner.states(batch.ids, batch.attention).detach().requires_grad_()
-    monkeypatch.setattr(model.planner, "states", lambda ids, attention: states)
+    states = model.planner.states(batch.ids).detach().requires_grad_()
+    monkeypatch.setattr(model.planner, "states", lambda ids: states)
     tell(model, batch)[loss].backward()
     assert torch.equal(states.grad.abs().sum(-1) > 0, reached(batch))
 
 
 def test_text_losses_equal_a_full_cross_entropy():
     model, batch = tiny.audiostory(), tiny.story_batch()
-    logits = model.planner.logits(model.planner.states(batch.ids, batch.attention))[:, :-1].flatten(0, 1)
+    logits = model.planner.logits(model.planner.states(batch.ids))[:, :-1].flatten(0, 1)
     for loss, roles in training.LEARNT_ROLES.items():
         counted = torch.isin(batch.roles, torch.tensor([int(role) for role in roles]))
         labels = batch.ids.masked_fill(~counted, -100)[:, 1:].flatten()
@@ -219,7 +219,7 @@ def test_reason_is_the_sum_of_its_three_parts():
 
 def test_semantic_loss_compares_with_the_scaled_teacher_at_every_position():
     model, batch = tiny.audiostory(), tiny.story_batch()
-    bridged = model.bridge(training.gather(model.planner.states(batch.ids, batch.attention), batch))
+    bridged = model.bridge(training.gather(model.planner.states(batch.ids), batch))
     perfect = replace(batch, teacher=bridged.semantic_prediction / tiny.FEATURE_SCALE)
     assert tell(model, perfect)["semantic"] < 1e-10
     for position in range(tiny.NUM_SEMANTIC):
@@ -284,7 +284,7 @@ def test_several_events_in_a_row_are_not_merged():
     model = tiny.audiostory()
     batch = tiny.story_batch(tiny.STORIES[:1])
     draws = draw(batch.latents, 0.0, "uniform", seeded())
-    fused = model.bridge(training.gather(model.planner.states(batch.ids, batch.attention), batch)).fused
+    fused = model.bridge(training.gather(model.planner.states(batch.ids), batch)).fused
     total = torch.tensor(0.0)
     for event, frames in enumerate(batch.frames.tolist()):
         one = slice(event, event + 1)

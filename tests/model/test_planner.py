@@ -63,7 +63,7 @@ def relative_error(ours, theirs):
 
 
 def full_states(planner, ids):
-    return planner.states(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool))[0]
+    return planner.states(torch.tensor([ids]))[0]
 
 
 EVENT = "<|gen|>rain<timestamp>2.5</timestamp><t5>{t5}</t5><aud>{aud}</aud><|/gen|>"
@@ -122,10 +122,9 @@ def test_released_lora_weights_work_unmerged_and_merged(recorded):
         renamed[f"{module}.base_layer.{kind}" if module in adapted else key] = tensor
     planner.language_model.load_state_dict(renamed)
     ids = SCRIPTED["prompt_ids"]
-    attention = torch.ones_like(ids, dtype=torch.bool)
-    assert relative_error(planner.states(ids, attention), recorded.states(ids, attention)) < 5e-5
+    assert relative_error(planner.states(ids), recorded.states(ids)) < 5e-5
     planner.merge_lora()
-    assert relative_error(planner.states(ids, attention), recorded.states(ids, attention)) < 5e-5
+    assert relative_error(planner.states(ids), recorded.states(ids)) < 5e-5
 
 
 def test_a_block_in_one_forward_equals_token_by_token(vocabulary):
@@ -248,11 +247,9 @@ def test_a_tokenizer_that_is_too_large_is_refused(vocabulary):
 def test_padding_changes_no_state():
     planner = random_planner()
     ids = torch.randint(0, 388, (2, 12))
-    attention = torch.ones(2, 12, dtype=torch.bool)
-    attention[1, 7:] = False
-    states = planner.states(ids, attention)
-    assert torch.allclose(states[1, :7], planner.states(ids[1:, :7], attention[1:, :7])[0], atol=1e-5)
-    assert torch.allclose(states[0], planner.states(ids[:1], attention[:1])[0], atol=1e-5)
+    states = planner.states(ids)
+    assert torch.allclose(states[1, :7], planner.states(ids[1:, :7])[0], atol=1e-5)
+    assert torch.allclose(states[0], planner.states(ids[:1])[0], atol=1e-5)
 
 
 def test_states_compute_no_logits_and_use_fused_attention():
@@ -268,7 +265,7 @@ def test_gradient_checkpointing_changes_no_gradient():
 
     def gradient():
         planner.zero_grad()
-        planner.states(ids, torch.ones_like(ids, dtype=torch.bool)).square().sum().backward()
+        planner.states(ids).square().sum().backward()
         return planner.qwen.model.layers[0].mlp.up_proj.weight.grad.clone()
 
     plain = gradient()

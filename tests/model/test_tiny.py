@@ -66,7 +66,7 @@ def test_the_parts_fit_from_bridge_tokens_to_samples(front: str):
     bridge, dit, codec = tiny.bridge(), tiny.dit(), tiny.codec(front=front)
     assert codec.frame_rate == dit.frame_rate == tiny.FRAME_RATE
     batch = tiny.story_batch()
-    states = tiny.planner().states(batch.ids, batch.attention)
+    states = tiny.planner().states(batch.ids)
     row = batch.event_row[:, None]
     tokens = BridgeTokens(semantic=states[row, batch.semantic_slots], residual=states[row, batch.residual_slots])
     condition = Condition(tokens=bridge(tokens).fused, seconds=batch.seconds)

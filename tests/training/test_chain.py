@@ -26,17 +26,16 @@ QUICK = (
     "stage.pace.validate_batches=1",
     "stage.pace.listen=0",
 )
-
-
 LISTEN = ("stage.pace.listen=2", "stage.pace.listen_items=1")
+CORPORA = ("clips-train", "clips-val", "stories-train", "stories-val")
 
 
 def script(name: str):
     return commands.load(f"scripts/{name}.py").main
 
 
-def write_corpus(folder: Path, num_events: int) -> None:
-    """Rows of short hums that differ in pitch, length and words."""
+def write_corpus(folder: Path, num_events: int, audio: bool = True) -> None:
+    """Rows of short hums that differ in pitch, length and words; without `audio` the words alone."""
     folder.mkdir(parents=True)
     lines = []
     for number in range(NUM_ROWS):
@@ -47,7 +46,8 @@ def write_corpus(folder: Path, num_events: int) -> None:
             samples = 0.3 * np.sin(2 * np.pi * 200 * (1 + number + event) * time)
             sound.write(folder / f"{number}-{event}.wav", sound.Waveform(samples=samples, sample_rate=16000))
             caption = f"hum number {number + event}"
-            events.append({"caption": caption, "start": start, "seconds": seconds, "audio": f"{number}-{event}.wav"})
+            name = f"{number}-{event}.wav" if audio else None
+            events.append({"caption": caption, "start": start, "seconds": seconds, "audio": name})
             start = round(start + seconds, 1)
         row = {"id": f"row-{number}", "instruction": f"{num_events} hums", "total_seconds": start, "summary": "hums"}
         lines.append(json.dumps({**row, "events": events}))
@@ -57,9 +57,6 @@ def write_corpus(folder: Path, num_events: int) -> None:
 def run(stage: str, *overrides: str) -> bool:
     composed = config.compose(ROOT / "configs", [f"stage={stage}", *QUICK, *overrides])
     return builders.build(config.build(config.RunConfig, composed), composed).start()
-
-
-CORPORA = ("clips-train", "clips-val", "stories-train", "stories-val")
 
 
 def encode(*more: str, corpora: tuple[str, ...] = CORPORA) -> None:
@@ -77,7 +74,7 @@ def trained(tmp_path_factory):
         for split in ("train", "val"):
             write_corpus(Path(f"corpora/clips-{split}"), 1)
             write_corpus(Path(f"corpora/stories-{split}"), 2)
-        write_corpus(Path("corpora/texts-train"), 2)
+        write_corpus(Path("corpora/texts-train"), 2, audio=False)
         manifests = ["corpora/clips-train/manifest.jsonl", "corpora/stories-train/manifest.jsonl"]
         sizes = ["--num_semantic", "4", "--num_residual", "2", "--vocab_size", "300", "--text_vocab_size", "300"]
         assert script("make_tokenizer")(["--manifest", *manifests, "--output", "runs/tokenizers", *sizes]) == 0
@@ -195,6 +192,17 @@ def test_texts_beside_the_clips_give_their_own_losses_and_no_others(trained, mon
     assert {"semantic", "text", "reason", "flow"} <= clips
     assert {"semantic", "text", "reason"} <= texts
     assert "flow" not in texts
+
+
+@pytest.mark.parametrize(("lacking", "option"), [("codec", "--codec"), ("text_encoder", "--text_encoder")])
+def test_clips_that_were_encoded_by_half_are_refused_whatever_else_there_is(trained, monkeypatch, lacking, option):
+    monkeypatch.chdir(trained)
+    index = trained / "corpora/clips-train/latents/index.json"
+    content = index.read_text()
+    index.write_text(json.dumps({key: value for key, value in json.loads(content).items() if key != lacking}))
+    with pytest.raises(ValueError, match=rf"clips-train/latents holds no .* {option}"):
+        run("stage1", "output=runs/half", "+stage.mixture.texts=1.0")
+    index.write_text(content)
 
 
 def test_a_loss_that_no_data_can_give_is_refused(trained, monkeypatch):

@@ -14,7 +14,8 @@ The rooms, in the order a story walks through them:
     soundworld  a procedural world of sounds and stories that can be told without any download  (no torch)
     dataset     manifest rows -> samples -> batches
     training    stages, loop, optimiser, checkpoints
-    weights     other people's checkpoints
+    weights     checkpoints on disk: ours, and other people's
+    parity      proof that the released weights give what the released system gives
     benchmark   scores stories on disk
 """
 

@@ -187,7 +187,7 @@ class AudioStoryPipeline(DiffusionPipeline):
     def plan(self, instruction: str | Instruction, *, max_new_tokens: int = 1600, progress: bool = True) -> Plan:
         """The planner's storyline, lasting what was asked, with its bridge tokens and the problems met on the way."""
         instruction = self._checked(instruction)
-        prompt = script.prompt(instruction, self.vocabulary)
+        prompt = script.prompt(instruction, self.vocabulary, self.settings.lead_in)
         room = self.planner.qwen.config.max_position_embeddings - len(prompt)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}; 1600 is usual")
@@ -232,7 +232,7 @@ class AudioStoryPipeline(DiffusionPipeline):
                 text=instruction or storyline.summary, total_seconds=round(storyline.total_seconds, 3)
             )
         instruction = self._checked(instruction)
-        written = script.write(instruction, storyline, self.vocabulary)
+        written = script.write(instruction, storyline, self.vocabulary, lead=self.settings.lead_in)
         states = apply_forward_hook(_states)(self.planner, written.ids)  # [L H]
         tokens = BridgeTokens(
             semantic=states[torch.tensor([list(slot.semantic) for slot in written.slots])],

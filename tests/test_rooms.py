@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "dataset": {"story", "sound", "model.inputs"},
     "training": {"dataset", "model", "weights", "story", "sound"},
     "pipeline": {"story", "model", "sound", "weights", "timeline"},
+    "parity": {"story", "model", "sound", "weights", "timeline", "pipeline"},
     "story_files": {"pipeline", "sound", "picture"},
     "benchmark": {"story", "sound", "soundworld"},  # the sound world knows the truth that stories are scored against
 }

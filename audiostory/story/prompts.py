@@ -49,6 +49,9 @@ LEAD_INS: tuple[str, ...] = (
     "Construct a complete audio story from ",
 )
 
+RELEASED_LEAD_IN = LEAD_INS[12]
+"""What stands before the instruction unless one says otherwise, when the released weights tell."""
+
 
 def lead_in(seed: int) -> str:
     """The phrase before the instruction, drawn from a seed as the release draws it (seed 0 gives number 12)."""

@@ -28,6 +28,7 @@ from audiostory.model.dit import VelocityDiT
 from audiostory.model.planner import Planner
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.story import Vocabulary
+from audiostory.weights import files
 
 INDEX = "model_index.json"
 PIPELINE = "AudioStoryPipeline"
@@ -45,6 +46,7 @@ TELLING = ("planner", "bridge", "dit", "codec")  # what telling a story needs
 class Settings:
     """What a model is told with unless the caller says otherwise.
 
+    `lead_in` stands before every instruction, for a model that was trained so.
     `sounds` is for a model that knows a small world: each one's name and the words that call it in an instruction.
     `places` are names alone. Both are empty for a model of the open world.
     """
@@ -54,6 +56,7 @@ class Settings:
     crossfade_seconds: float = 3.0
     repetition_penalty: float = 1.0
     max_story_seconds: float = 600.0
+    lead_in: str = ""
     sounds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     places: Sequence[str] = ()
 
@@ -62,6 +65,8 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"the setting {name} must be a number, 0 or more; got {value!r}")
+        if not isinstance(self.lead_in, str):
+            raise ValueError(f"the setting lead_in is text, got {self.lead_in!r}")
         if not isinstance(self.sounds, Mapping):
             raise ValueError(f"the setting sounds maps each name to the words that call it; got {self.sounds!r}")
 
@@ -82,7 +87,7 @@ def read_index(folder: str | Path) -> Settings:
         raise ValueError(f"no model folder at {folder}; check the path")
     if not (folder / INDEX).is_file():
         raise ValueError(f"{folder} is not an AudioStory model folder: {INDEX} is missing{_what_else(folder)}")
-    index = _read_json(folder / INDEX)
+    index = files.read_json(folder / INDEX)
     if index.get("_class_name") != PIPELINE:
         raise ValueError(
             f"{folder / INDEX} describes a {index.get('_class_name')}, expected {PIPELINE}; check the path"
@@ -118,7 +123,7 @@ def read_component(folder: str | Path, name: str, dtype: torch.dtype = torch.flo
     cls, part = CLASSES[name], Path(folder) / name
     if not (part / "config.json").is_file():
         raise ValueError(f"{part / 'config.json'} is missing, so there is no {name}; copy the model folder again")
-    config = _read_json(part / "config.json")
+    config = files.read_json(part / "config.json")
     check_weights(part)
     try:
         if issubclass(cls, ModelMixin):
@@ -146,25 +151,18 @@ def write_vocabulary(folder: str | Path, vocabulary: Vocabulary) -> None:
 
 
 def check_weights(part: Path) -> None:
-    """ValueError unless every safetensors file of a component is there and as long as its own header says.
-
-    The readers would find out too, but say neither which file nor how much of it is missing.
-    """
-    files = set(part.glob("*.safetensors"))
+    """ValueError unless every safetensors file of a component is there and as long as its own header says."""
+    found = set(part.glob("*.safetensors"))
     for index in part.glob("*.safetensors.index.json"):
-        files |= {part / str(name) for name in _read_json(index).get("weight_map", {}).values()}
-    if not files:
+        found |= {
+            files.inside(part, name, index.name) for name in files.read_json(index).get("weight_map", {}).values()
+        }
+    if not found:
         raise ValueError(
             f"{part} holds no .safetensors file (pickled weights are never read); copy the model folder again"
         )
-    for path in sorted(files):
-        if not path.is_file():
-            raise ValueError(f"{path} is missing; copy the model folder again")
-        promised, size = _promised_size(path), path.stat().st_size
-        if promised != size:
-            raise ValueError(
-                f"{path} is damaged: its header promises {promised:,} bytes, the file has {size:,}; copy it again"
-            )
+    for path in sorted(found):
+        files.check_safetensors(path)
 
 
 def check_fit(planner: Planner, vocabulary: Vocabulary, bridge: Bridge, dit: VelocityDiT, codec: Codec) -> None:
@@ -182,25 +180,6 @@ def check_fit(planner: Planner, vocabulary: Vocabulary, bridge: Bridge, dit: Vel
         raise ValueError(f"the components are not of one model ({'; '.join(wrong)}); take all from the same folder")
 
 
-def _promised_size(path: Path) -> int:
-    """The length that a safetensors header implies: 8 bytes for the header's own length, the header, the tensors."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        if (start + file.read(32)).startswith(b"version https://git-lfs"):
-            raise ValueError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
-        length = int.from_bytes(start, "little")
-        try:
-            file.seek(8)
-            header = json.loads(file.read(length) if length < path.stat().st_size else b"")
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            size = path.stat().st_size
-            raise ValueError(
-                f"{path} ({size:,} bytes) does not begin as a safetensors file does; copy it again"
-            ) from error
-    return 8 + length + max(ends, default=0)
-
-
 def _read_diffusers(cls: type[ModelMixin], part: Path, config: Mapping[str, Any], dtype: torch.dtype) -> ModelMixin:
     if config.get("_class_name") != cls.__name__:
         raise ValueError(f"config.json describes a {config.get('_class_name')}")
@@ -214,18 +193,6 @@ def _read_diffusers(cls: type[ModelMixin], part: Path, config: Mapping[str, Any]
         raise ValueError(f"it holds other weights than config.json says: {', '.join(wrong[:5])}{more}")
     model.register_to_config(_name_or_path=part.name)  # else whatever is saved would tell where it was read from
     return model.eval()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also of a file that is not UTF-8
-        raise ValueError(f"{path} is not valid JSON ({error}); copy the model folder again") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}, expected a JSON object; copy the model folder again"
-        )
-    return content
 
 
 def _what_else(folder: Path) -> str:

@@ -17,7 +17,6 @@ from audiostory.model.audiostory import AudioStory, draw, flow_loss
 from audiostory.model.bridge import Bridge
 from audiostory.model.dit import VelocityDiT
 from audiostory.model.inputs import Condition, Losses, StoryBatch
-from audiostory.model.planner import LoraSettings, Planner, PlannerConfig
 from audiostory.story import script
 from audiostory.story.types import Role
 
@@ -44,21 +43,12 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], **tolerance:
 
 
 @pytest.fixture
-def recorded_model(golden_bridge: Bridge, golden_dit: VelocityDiT) -> AudioStory:
+def recorded_model() -> AudioStory:
     """Planner with unmerged LoRA; the published training formula, which only this recording uses."""
-    planner = Planner.random(PlannerConfig(vocab_size=388, hidden=64, layers=3, heads=4, kv_heads=2, intermediate=96))
-    planner.add_lora(LoraSettings(rank=4, alpha=8))
-    weights = golden_weights.renamed(golden_weights.UNIFIED, {"seedx.llm.": ""})
-    adapted = {key.split(".lora_A")[0] for key in weights if ".lora_A." in key}
-    split = {key: key.rpartition(".") for key in weights}
-    planner.language_model.load_state_dict(
-        {f"{a}.base_layer.{b}" if a in adapted else key: weights[key] for key, (a, _, b) in split.items()}
-    )
-    bridge = Bridge.from_config(golden_bridge.config, release_training_formula=True)
-    bridge.load_state_dict(golden_bridge.state_dict())
-    dit = VelocityDiT.from_config(golden_dit.config)
-    dit.load_state_dict(golden_dit.state_dict())
-    model = AudioStory(planner, bridge, dit, condition_dropout=0.0, sigma_distribution="logit_normal")
+    parts = golden_weights.fresh_model(keep_lora=True)
+    bridge = Bridge.from_config(parts.bridge.config, release_training_formula=True)
+    bridge.load_state_dict(parts.bridge.state_dict())
+    model = AudioStory(parts.planner, bridge, parts.dit, condition_dropout=0.0, sigma_distribution="logit_normal")
     return model.eval()  # recorded without LoRA's dropout
 
 

@@ -15,7 +15,7 @@ from audiostory.model.inputs import WaveformBatch
 
 @pytest.fixture(scope="module")
 def released() -> Codec:
-    return golden_weights.codec()
+    return golden_weights.model().codec
 
 
 def chirp(seconds: float, sample_rate: int = 16000) -> torch.Tensor:

@@ -9,33 +9,18 @@ from audiostory.model.planner import LoraSettings, Planner, PlannerConfig, greed
 from audiostory.story.vocabulary import Vocabulary
 
 RELEASED_SIZES = {"hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "intermediate": 96, "vocab_size": 388}
-RELEASED_LORA = LoraSettings(rank=4, alpha=8)
 SCRIPTED = golden_weights.data("generate_scripted")
 FREE = golden_weights.data("generate_free")
 
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    return golden_weights.vocabulary()
+    return golden_weights.model().vocabulary
 
 
 @pytest.fixture(scope="module")
 def recorded() -> Planner:
-    """The recorded weights with LoRA merged by its formula, W + alpha/rank * B A."""
-    tensors = golden_weights.renamed(golden_weights.UNIFIED, {"seedx.llm.base_model.model.": ""})
-    scale = RELEASED_LORA.alpha / RELEASED_LORA.rank
-    plain = {}
-    for key, tensor in tensors.items():
-        low, high = (key.removesuffix(".weight") + f".lora_{side}.default.weight" for side in "AB")
-        if low in tensors:
-            plain[key] = tensor + scale * tensors[high] @ tensors[low]
-        elif ".modules_to_save." in key:
-            plain[key.replace(".modules_to_save.default", "")] = tensor
-        elif ".lora_" not in key and ".original_module." not in key:
-            plain[key] = tensor
-    planner = Planner.random(PlannerConfig(**RELEASED_SIZES))
-    planner.qwen.load_state_dict(plain)
-    return planner
+    return golden_weights.model().planner
 
 
 def random_planner(seed: int = 0, **changes) -> Planner:
@@ -112,15 +97,8 @@ def test_writing_freely_gives_the_recorded_ids_and_scores(recorded, vocabulary):
 
 
 def test_released_lora_weights_work_unmerged_and_merged(recorded):
-    planner = random_planner(layers=3)
-    planner.add_lora(RELEASED_LORA)
-    tensors = golden_weights.renamed(golden_weights.UNIFIED, {"seedx.llm.": ""})
-    adapted = {key.split(".lora_A")[0] for key in tensors if ".lora_A." in key}
-    renamed = {}
-    for key, tensor in tensors.items():
-        module, _, kind = key.rpartition(".")
-        renamed[f"{module}.base_layer.{kind}" if module in adapted else key] = tensor
-    planner.language_model.load_state_dict(renamed)
+    planner = golden_weights.fresh_model(keep_lora=True).planner
+    assert planner.has_lora
     ids = SCRIPTED["prompt_ids"]
     assert relative_error(planner.states(ids), recorded.states(ids)) < 5e-5
     planner.merge_lora()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import golden_weights
 import pytest
 from tokenizers import Tokenizer
 
@@ -59,7 +60,7 @@ def test_the_planners_tokenizer_ends_with_the_special_tokens_in_their_order(made
 
 
 def test_text_is_split_as_qwen_splits_it(made):
-    recorded = Path(__file__).parents[1] / "data" / "golden" / "qwen_tiny_tokenizer.json"
+    recorded = golden_weights.QWEN_TOKENIZER
     ours, theirs = (json.loads(path.read_text()) for path in (made / "tokenizer" / "tokenizer.json", recorded))
     assert ours["normalizer"] == theirs["normalizer"]
     assert ours["pre_tokenizer"]["pretokenizers"][0] == theirs["pre_tokenizer"]["pretokenizers"][0]

@@ -13,13 +13,13 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 @pytest.fixture(scope="session")
 def golden() -> dict:
-    return json.loads((GOLDEN / "meta.json").read_text())
+    return json.loads((GOLDEN / "data" / "meta.json").read_text())
 
 
 @pytest.fixture(scope="session")
 def vocabulary() -> Vocabulary:
     """The golden one: byte-level like Qwen2.5's, with 20 and 12 numbered tokens of which 8 and 4 are used."""
-    tokenizer = Tokenizer.from_file(str(GOLDEN / "qwen_tiny_tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(GOLDEN / "ckpt_static" / "Qwen-tiny" / "tokenizer.json"))
     numbered = [name for name in SPECIAL_TOKENS if name[-6:-1].isdigit()]
     kept = {*numbered[:20], *numbered[100:112]}
     add_special_tokens(tokenizer, [name for name in SPECIAL_TOKENS if name in kept or name not in numbered])

@@ -40,7 +40,7 @@ def spans(script: Script, role: Role, vocabulary: Vocabulary) -> list[str]:
 
 
 def test_golden_script_has_the_released_ids(golden, vocabulary):
-    recorded = load_file(GOLDEN / "generate_scripted.safetensors")
+    recorded = load_file(GOLDEN / "data" / "generate_scripted.safetensors")
     script = write(RAIN_AND_DOGS, GOLDEN_STORY, vocabulary, lead=lead_in(seed=0))
     prompt_ids = recorded["prompt_ids"][0].tolist()
     assert prompt(RAIN_AND_DOGS, vocabulary, lead_in(seed=0)) == prompt_ids
@@ -51,7 +51,7 @@ def test_golden_script_has_the_released_ids(golden, vocabulary):
 
 
 def test_golden_script_reads_back(golden, vocabulary):
-    recorded = load_file(GOLDEN / "generate_scripted.safetensors")
+    recorded = load_file(GOLDEN / "data" / "generate_scripted.safetensors")
     reading = read(recorded["generated_ids"].tolist(), vocabulary)
     assert reading.storyline.reasoning == golden["generate_scripted"]["reasoning"]
     assert reading.storyline.events == GOLDEN_STORY.events

@@ -108,7 +108,7 @@ DAMAGES = {
     "index not JSON": (lambda f: (f / "model_index.json").write_text("{"), "model_index.json is not valid JSON"),
     "index not text": (
         lambda f: (f / "model_index.json").write_bytes(b"\xff\x00"),
-        "model_index.json is not valid JSON",
+        "model_index.json is not UTF-8 text",
     ),
     "index a list": (lambda f: (f / "model_index.json").write_text("[]"), "holds a list"),
     "other pipeline": (lambda f: edit(f / "model_index.json", _class_name="FluxPipeline"), "describes a FluxPipeline"),

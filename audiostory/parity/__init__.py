@@ -1,0 +1,1 @@
+"""Proof that we compute what the released system computes: `recording` reads what it did, `checks` compares."""

@@ -1,0 +1,182 @@
+"""Networks without memory, and how they get their tensors: built on the meta device, compared with what a checkpoint
+holds, then filled tensor by tensor from the mapped file.
+
+Building on the meta device costs nothing for wide layers but something for many, so the number of layers and the width
+of a head, which configurations choose freely, are compared with the tensors first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2Config, Qwen2ForCausalLM, T5Config, T5EncoderModel
+
+from audiostory.model.planner import LoraSettings, Planner
+from audiostory.model.text_encoder import TextEncoder
+from audiostory.weights.files import TensorFiles
+from audiostory.weights.keymap import KeyMap, Report
+
+log = logging.getLogger(__name__)
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# The names of a planner whose LoRA is kept apart, in memory (peft) and in our folders (peft's adapter layout).
+LORA_APART = KeyMap(
+    [
+        (
+            "language_model.base_model.model.{norm}norm.modules_to_save.default.weight",
+            "lora/base_model.model.{norm}norm.weight",
+        ),
+        ("language_model.base_model.model.{norm}norm.original_module.weight", "{norm}norm.weight"),
+        (
+            "language_model.base_model.model.{layer}.lora_{half}.default.weight",
+            "lora/base_model.model.{layer}.lora_{half}.weight",
+        ),
+        ("language_model.base_model.model.{layer}.base_layer.{kind}", "{layer}.{kind}"),
+        ("language_model.base_model.model.{rest}", "{rest}"),
+    ]
+)
+_LORA = "lora/base_model.model."
+
+
+class Source:
+    """A checkpoint's tensors under our names, once they are seen to be those that are expected.
+
+    ValueError with the lists for tensors that are missing, unexpected or misshaped, and for an alias that differs from
+    the tensor it should repeat. Tensors with NaN or infinity are read and warned of, by name.
+    """
+
+    def __init__(self, table: KeyMap, tensors: TensorFiles, expected: Shapes, origin: object):
+        self.table, self.tensors, self.origin = table, tensors, origin
+        self.report: Report = table.match(tensors.shapes, expected)
+        self.report.check(origin)
+        for alias in self.report.aliased:
+            self._check_alias(alias, table.aliases[alias])
+
+    def __call__(self, ours: str, dtype: torch.dtype) -> Tensor:
+        theirs = self.report.loaded[ours]
+        tensor = self.tensors[theirs].to(dtype)
+        if not tensor.sum(dtype=torch.float64).isfinite():  # a sum shows NaN and infinity, and makes no copy
+            log.warning("%s: %s holds values that are not finite; what it computes will be noise", self.origin, theirs)
+        return tensor
+
+    def under(self, prefix: str) -> Callable[[str, torch.dtype], Tensor]:
+        return lambda name, dtype: self(prefix + name, dtype)
+
+    def _check_alias(self, alias: str, original: str) -> None:
+        one, other = self.tensors[alias], self.tensors[original]
+        if one.data_ptr() != other.data_ptr() and not torch.equal(one, other):
+            raise ValueError(f"{self.origin}: {alias} should repeat {original} and does not; it is another network")
+
+
+def shapes_of(part: nn.Module, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    return {prefix + name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
+
+
+def check_layers(count: object, shapes: Shapes, prefix: str, origin: object) -> None:
+    """ValueError unless a configuration's number of layers is the number that the weights hold."""
+    found = {name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)}
+    if count != len(found):
+        raise ValueError(f"{origin}: the configuration says {count} layers ({prefix}*), the weights hold {len(found)}")
+
+
+def on_meta(build: Callable[[], Any], origin: object) -> Any:
+    """What `build` makes, without memory; ValueError for sizes that fit no network."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, ValueError, TypeError, AssertionError, OverflowError) as error:
+        raise ValueError(f"{origin}: the configuration describes no network ({error})") from error
+
+
+def empty_planner(
+    config: Qwen2Config, shapes: Shapes, prefix: str, origin: object, lora: LoraSettings | None = None
+) -> Planner:
+    """A planner without memory, with LoRA apart if asked. `prefix` stands before "layers.0..." in the shapes' names."""
+    check_layers(config.num_hidden_layers, shapes, f"{prefix}layers.", origin)
+    heads = config.num_attention_heads
+    kv_heads = config.num_key_value_heads or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    for projection, rows in (("q_proj", heads * width), ("k_proj", kv_heads * width)):
+        found = [shapes.get(f"{prefix}layers.0.self_attn.{projection}{kind}.weight") for kind in ("", ".base_layer")]
+        if (rows, config.hidden_size) not in found:
+            raise ValueError(
+                f"{origin}: the planner's config.json asks for a {projection} of {[rows, config.hidden_size]}, "
+                f"the weights hold {next((list(shape) for shape in found if shape), 'none')}"
+            )
+    planner = on_meta(lambda: Planner(Qwen2ForCausalLM(config)), origin)
+    if lora is not None:
+        on_meta(lambda: planner.add_lora(lora), origin)
+    return planner
+
+
+def planner_shapes(planner: Planner) -> dict[str, tuple[int, ...]]:
+    """What a folder of ours holds of it: a Qwen2 folder's names, and under lora/ those of a peft adapter."""
+    table = LORA_APART if planner.has_lora else KeyMap([("language_model.{rest}", "{rest}")])
+    shapes = {str(table.to_ours(name)): shape for name, shape in shapes_of(planner).items()}
+    return {name: shape for name, shape in shapes.items() if not (_is_tied(planner) and name == "lm_head.weight")}
+
+
+def fill_planner(planner: Planner, read: Callable[[str, torch.dtype], Tensor], dtype: torch.dtype) -> Planner:
+    """Gives an empty planner its tensors, which `read` takes by a folder's names."""
+    qwen = planner.qwen
+    table = LORA_APART if planner.has_lora else KeyMap([("language_model.{rest}", "{rest}")])
+    names = {name: str(table.to_ours(name)) for name in planner.state_dict()}
+    state = {
+        name: read(ours, dtype) for name, ours in names.items() if not (_is_tied(planner) and ours == "lm_head.weight")
+    }
+    missing, unexpected = planner.load_state_dict(state, strict=False, assign=True)
+    assert not unexpected, unexpected
+    assert all(name.endswith("lm_head.weight") for name in missing), missing
+    qwen.tie_weights()
+    qwen.model.rotary_emb = type(qwen.model.rotary_emb)(config=qwen.config)  # computed, so in no file
+    return planner.eval()
+
+
+def merging(
+    read: Callable[[str, torch.dtype], Tensor], names: Shapes, settings: LoraSettings
+) -> Callable[[str, torch.dtype], Tensor]:
+    """`read`, with LoRA folded in: W + alpha/rank * B A in float32, and the norms that were learnt instead of the old.
+
+    `names` are all that `read` knows. The result answers to the names of a plain planner.
+    """
+
+    def merged(name: str, dtype: torch.dtype) -> Tensor:
+        layer = f"{_LORA}{name.removesuffix('.weight')}"
+        if f"{_LORA}{name}" in names:
+            return read(f"{_LORA}{name}", dtype)
+        if not name.endswith(".weight") or f"{layer}.lora_A.weight" not in names:
+            return read(name, dtype)
+        weight, down, up = (read(n, torch.float32) for n in (name, f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"))
+        return torch.addmm(weight, up, down, alpha=settings.alpha / settings.rank).to(dtype)
+
+    return merged
+
+
+def empty_text_encoder(config: T5Config, shapes: Shapes, prefix: str, origin: object) -> T5EncoderModel:
+    """A T5 encoder without memory. `prefix` stands before "encoder.block.0..." in the shapes' names."""
+    check_layers(config.num_layers, shapes, f"{prefix}encoder.block.", origin)
+    config.dropout_rate = 0.0  # its states are targets
+    return on_meta(lambda: T5EncoderModel(config), origin)
+
+
+def text_encoder_shapes(model: T5EncoderModel, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """Without the encoder's alias of the table."""
+    return {name: shape for name, shape in shapes_of(model, prefix).items() if not name.endswith("embed_tokens.weight")}
+
+
+def fill_text_encoder(model: T5EncoderModel, read: Callable[[str, torch.dtype], Tensor], tokenizer: Any) -> TextEncoder:
+    """In float32, since T5 overflows in half precision."""
+    state = {name: read(name, torch.float32) for name in text_encoder_shapes(model)}
+    state["encoder.embed_tokens.weight"] = state["shared.weight"]
+    model.load_state_dict(state, strict=True, assign=True)
+    model.tie_weights()
+    return TextEncoder(model, tokenizer).eval()
+
+
+def _is_tied(planner: Planner) -> bool:
+    return bool(planner.qwen.config.tie_word_embeddings)

@@ -1,0 +1,253 @@
+"""Files from elsewhere: read without running code, without leaving their folder, and checked before they cost memory.
+
+Tensors stay on disk (memory-mapped) until they are asked for one by one. ValueError, naming the file and what to do,
+for whatever is missing, damaged, too large or not what it should be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm.auto import tqdm
+
+CHECKSUMS = "SHA256SUMS"  # what `sha256sum *` prints
+LARGEST_CONFIG = 1 << 20  # bytes; configurations have a few thousand
+LARGEST_TOKENIZER = 1 << 28
+LARGEST_PICKLE = 1 << 26  # of the names and shapes alone: 4,000 tensors take less than a megabyte
+
+
+class TensorFiles(Mapping[str, Tensor]):
+    """The tensors of one or several files as one mapping; a tensor is mapped from disk when it is asked for.
+
+    `shapes` costs no reading. Pickled files must be in torch's zip format and hold nothing but tensors.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = tuple(paths)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._sources: dict[str, Any] = {}
+        for path in self.paths:
+            self._add(path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        source = self._sources[name]
+        return source[name] if isinstance(source, dict) else source.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.paths)
+
+    def _add(self, path: Path) -> None:
+        if path.suffix == ".safetensors":
+            check_safetensors(path)
+            try:
+                source: Any = safe_open(path, framework="pt")
+                shapes = {name: tuple(source.get_slice(name).get_shape()) for name in source.keys()}  # noqa: SIM118
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{path} cannot be read as safetensors ({error}); copy it again") from error
+        else:
+            source = _unpickle(path)
+            shapes = {name: tuple(tensor.shape) for name, tensor in source.items()}
+        if twice := sorted(set(shapes) & set(self.shapes)):
+            raise ValueError(
+                f"{path} repeats {twice[0]}, which another file of the folder holds; copy the folder again"
+            )
+        self.shapes.update(shapes)
+        self._sources.update(dict.fromkeys(shapes, source))
+
+
+def open_weights(folder: Path, names: Sequence[str], progress: bool = True) -> TensorFiles:
+    """The weights of a folder under the first of `names` that is there, whole or in shards (NAME.index.json).
+
+    If the folder has a SHA256SUMS file, what it lists is compared with it first.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            paths = [folder / name]
+        elif (folder / f"{name}.index.json").is_file():
+            paths = _shards(folder / f"{name}.index.json")
+        else:
+            continue
+        verify_checksums(folder, paths, progress)
+        return TensorFiles(paths)
+    raise ValueError(f"no weights in {folder}: expected {' or '.join(names)}; copy the folder again")
+
+
+def check_safetensors(path: Path) -> None:
+    """ValueError unless a safetensors file is there and as long as its own header says.
+
+    Readers would find out too, but say neither which file nor how much of it is missing.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; copy the model folder again")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if (start + file.read(32)).startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
+        length = int.from_bytes(start, "little")
+        try:
+            file.seek(8)
+            header = json.loads(file.read(length) if length < min(size, LARGEST_PICKLE) else b"")
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            promised = 8 + length + max(ends, default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"{path} ({size:,} bytes) does not begin as a safetensors file does; copy it again"
+            ) from error
+    if promised != size:
+        raise ValueError(
+            f"{path} is damaged: its header promises {promised:,} bytes, the file has {size:,}; copy it again"
+        )
+
+
+def verify_checksums(folder: Path, paths: Sequence[Path], progress: bool = True) -> None:
+    """Compares the files with the folder's SHA256SUMS, if it has one; files that it does not list are passed over."""
+    if not (folder / CHECKSUMS).is_file():
+        return
+    expected: dict[str, str] = {}
+    for line in read_text(folder / CHECKSUMS).splitlines():
+        found = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line.strip())
+        if not found:
+            raise ValueError(f"{folder / CHECKSUMS} holds {line[:80]!r}, expected lines as sha256sum prints them")
+        expected[str(inside(folder, found[2], CHECKSUMS))] = found[1]
+    listed = [path for path in paths if str(path) in expected]
+    with tqdm(
+        total=sum(path.stat().st_size for path in listed),
+        desc="verifying",
+        unit="B",
+        unit_scale=True,
+        disable=not progress,
+    ) as bar:
+        for path in listed:
+            if sha256(path, bar) != expected[str(path)]:
+                raise ValueError(
+                    f"{path} is not the file that {CHECKSUMS} describes: it was changed or damaged; copy it again"
+                )
+
+
+def sha256(path: Path, bar: tqdm | None = None) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+            if bar is not None:
+                bar.update(len(piece))
+    return digest.hexdigest()
+
+
+def inside(folder: Path, name: object, source: str) -> Path:
+    """A path that a file names, which may not lead out of the folder."""
+    pure = PurePosixPath(str(name))
+    if not isinstance(name, str) or not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name:
+        raise ValueError(
+            f"{folder / source} names the path {name!r}, which leads out of its folder; it is not followed"
+        )
+    return folder / pure
+
+
+def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
+    """A JSON object; one that gives a name twice is refused, since readers would disagree on what it says."""
+    text = read_text(path, largest)
+    try:
+        content = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); copy the model folder again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a JSON object; copy the folder again")
+    return content
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping of plain values. Tags that would make objects are refused; nothing it names is imported."""
+    text = read_text(path)
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as plain YAML ({reason}); copy the folder again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a mapping; copy the folder again")
+    return content
+
+
+def read_text(path: Path, largest: int = LARGEST_CONFIG) -> str:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; copy the model folder again")
+    if path.stat().st_size > largest:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, at most {largest:,} are read; copy it again")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); copy it again") from error
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = read_json(index, LARGEST_PICKLE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} has no weight_map; copy the model folder again")
+    paths = sorted({inside(index.parent, name, index.name) for name in weight_map.values()})
+    if absent := [path.name for path in paths if not path.is_file()]:
+        raise ValueError(f"{index.parent} lacks {', '.join(absent)}, which {index.name} names; copy the folder again")
+    return paths
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    """A state dict without running what it holds: only tensors can come out of `weights_only`, mapped from the file."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; copy the model folder again")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no whole torch file ({error}): it is cut off, damaged, or older than torch 1.6; copy it again"
+        ) from error
+    # A packed entry could unfold into more than the disk holds; torch packs none.
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or any(
+        entry.filename.endswith(".pkl") and entry.file_size > LARGEST_PICKLE for entry in entries
+    ):
+        raise ValueError(f"{path} is packed in a way that torch does not write; it is not opened. Copy it again")
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, and what it holds could run code, so it is not opened; "
+            "fetch the weights as safetensors, or from where they were published"
+        ) from error
+    except (RuntimeError, OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}); copy it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected named tensors; copy it again")
+    if strange := [
+        str(name) for name, value in content.items() if not isinstance(value, Tensor) or not isinstance(name, str)
+    ]:
+        raise ValueError(
+            f"{path} holds {', '.join(strange[:5])}, which are no named tensors; expected a plain state dict"
+        )
+    return dict(content)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return content

@@ -1,0 +1,124 @@
+"""Plain Hugging Face folders: Qwen2.5 as planner, Flan-T5 as text encoder, Whisper's encoder as listener.
+
+Configurations are read as values, tensors through the tables below; no class that a folder names is ever imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedConfig, Qwen2Config, T5Config, WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from audiostory.model.planner import Planner
+from audiostory.model.text_encoder import TextEncoder
+from audiostory.weights import build, files
+from audiostory.weights.keymap import KeyMap
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+QWEN = KeyMap(
+    [("{rest}", "planner/{rest}")],
+    aliases={"lm_head.weight": "model.embed_tokens.weight"},
+    ignored=["{layer}.rotary_emb.inv_freq"],
+)
+FLAN_T5 = KeyMap(
+    [("{rest}", "text_encoder/{rest}")],
+    aliases={"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"},
+    ignored=["decoder.{rest}", "lm_head.weight"],
+)
+WHISPER = KeyMap(
+    [("model.encoder.{rest}", "whisper/{rest}"), ("encoder.{rest}", "whisper/{rest}")],
+    ignored=["model.decoder.{rest}", "decoder.{rest}", "proj_out.weight"],
+)
+
+
+def read_planner(folder: str | Path, num_tokens: int | None = None, dtype: torch.dtype = torch.float32) -> Planner:
+    """A Qwen2.5 folder as a planner. With `num_tokens`, its table gets that many rows.
+
+    Rows that are new start as the mean of all old ones, which is where the release's started (SPEC 3).
+    """
+    folder = Path(folder)
+    config = qwen_config(folder)
+    tensors = files.open_weights(folder, WEIGHT_FILES)
+    plain = build.empty_planner(config, tensors.shapes, "model.", folder)
+    expected = {f"planner/{name}": shape for name, shape in build.planner_shapes(plain).items()}
+    source = build.Source(QWEN, tensors, expected, folder)
+    if num_tokens is None or num_tokens == config.vocab_size:
+        return build.fill_planner(plain, source.under("planner/"), dtype)
+
+    def resized(name: str, dtype: torch.dtype) -> Tensor:
+        tensor = source(f"planner/{name}", dtype)
+        if name not in ("model.embed_tokens.weight", "lm_head.weight"):
+            return tensor
+        new = tensor.float().mean(0).to(dtype).expand(max(0, num_tokens - len(tensor)), -1)
+        return torch.cat([tensor[:num_tokens], new])
+
+    config.vocab_size = num_tokens
+    return build.fill_planner(build.empty_planner(config, tensors.shapes, "model.", folder), resized, dtype)
+
+
+def read_text_encoder(folder: str | Path) -> TextEncoder:
+    """A T5 or Flan-T5 folder as a text encoder in float32, without its decoder."""
+    folder = Path(folder)
+    tensors = files.open_weights(folder, WEIGHT_FILES)
+    model = build.empty_text_encoder(t5_config(folder), tensors.shapes, "", folder)
+    source = build.Source(FLAN_T5, tensors, build.text_encoder_shapes(model, "text_encoder/"), folder)
+    return build.fill_text_encoder(model, source.under("text_encoder/"), read_tokenizer(folder))
+
+
+def read_whisper(folder: str | Path, dtype: torch.dtype = torch.float32) -> WhisperEncoder:
+    """The encoder of a Whisper folder, which hears for the listener."""
+    folder = Path(folder)
+    config = _config(WhisperConfig, folder, "whisper")
+    tensors = files.open_weights(folder, WEIGHT_FILES)
+    prefix = "model." if any(name.startswith("model.") for name in tensors) else ""
+    build.check_layers(config.encoder_layers, tensors.shapes, f"{prefix}encoder.layers.", folder)
+    encoder = build.on_meta(lambda: WhisperEncoder(config), folder)
+    source = build.Source(WHISPER, tensors, build.shapes_of(encoder, "whisper/"), folder)
+    state = {name: source(f"whisper/{name}", dtype) for name in encoder.state_dict()}
+    encoder.load_state_dict(state, strict=True, assign=True)
+    return encoder.eval()
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    text = files.read_text(folder / "tokenizer.json", files.LARGEST_TOKENIZER)
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises nothing more special for a damaged file
+        raise ValueError(f"{folder / 'tokenizer.json'} cannot be read ({error}); copy the folder again") from error
+
+
+def qwen_config(folder: Path) -> Qwen2Config:
+    return _config(Qwen2Config, folder, "qwen2")
+
+
+def t5_config(folder: Path) -> T5Config:
+    return _config(T5Config, folder, "t5")
+
+
+def repetition_penalty(folder: Path) -> float:
+    """From generation_config.json, where the release takes it from by way of the library's defaults (SPEC 9, row 9)."""
+    if not (folder / "generation_config.json").is_file():
+        return 1.0
+    value = files.read_json(folder / "generation_config.json").get("repetition_penalty", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 100:
+        raise ValueError(f"{folder / 'generation_config.json'}: repetition_penalty is {value!r}, expected about 1")
+    return float(value)
+
+
+def _config(cls: type[PreTrainedConfig], folder: Path, model_type: str) -> Any:
+    """A configuration's plain values as `cls`, whatever class the file names."""
+    path = folder / "config.json"
+    values = files.read_json(path)
+    if values.get("model_type") != model_type:
+        raise ValueError(f"{path} describes a model of type {values.get('model_type')!r}, expected {model_type!r}")
+    values = {k: v for k, v in values.items() if k not in ("auto_map", "architectures", "quantization_config")}
+    try:
+        return cls.from_dict(values)
+    except Exception as error:  # configurations check themselves, each in its own way
+        raise ValueError(f"{path} is no configuration of {model_type} ({error}); copy the folder again") from error

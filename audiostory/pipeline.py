@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,18 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from audiostory import sound, timeline
+from audiostory import timeline
 from audiostory.model import flow
 from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT, guided_velocity
 from audiostory.model.inputs import BridgeTokens, Condition
-from audiostory.model.planner import Planner
+from audiostory.model.planner import Planner, Written
 from audiostory.sound import Waveform
 from audiostory.story import Instruction, Problem, ProblemKind, Storyline, Vocabulary, script
+from audiostory.story_audio import Rendering, StoryAudio, assemble
 from audiostory.timeline import Clip
-from audiostory.weights import ours
+from audiostory.weights import ours, released
 from audiostory.weights.ours import Settings
 
 MINI = Path(__file__).parent / "assets" / "audiostory-mini"
@@ -57,43 +57,6 @@ class Plan:
     storyline: Storyline
     bridge_tokens: BridgeTokens
     problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rendering:
-    """How a plan becomes sound: the choices of one call, with the model's own where the caller made none."""
-
-    seed: int
-    steps: int
-    guidance: float
-    crossfade_seconds: float
-    shared_noise: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoryAudio:
-    """A told story: `story` is the `clips` joined, one per event.
-
-    A clip is what was rendered: except the last, each sounds on for its fade after its end in `times` (start and end of
-    every event in seconds).
-    """
-
-    storyline: Storyline
-    rendering: Rendering
-    clips: tuple[Waveform, ...]
-    times: tuple[tuple[float, float], ...]
-    story: Waveform
-    problems: tuple[Problem, ...]
-
-    def resample(self, sample_rate: int) -> StoryAudio:
-        """The same story at another rate; clips are resampled before they are joined, as in the release (SPEC 8)."""
-        clips = []
-        for clip, (start, end) in zip(self.clips, self.times, strict=True):
-            fade = clip.num_samples - timeline.span(start, end, clip.sample_rate)
-            num_samples = timeline.span(start, end, sample_rate) + fade * sample_rate // clip.sample_rate
-            clips.append(timeline.fit(sound.resample(clip, sample_rate), num_samples))
-        story = timeline.join(clips, [timeline.place(start, sample_rate) for start, _ in self.times])
-        return replace(self, clips=tuple(clips), story=story)
 
 
 class AudioStoryPipeline(DiffusionPipeline):
@@ -139,6 +102,32 @@ class AudioStoryPipeline(DiffusionPipeline):
         vocabulary = ours.read_vocabulary(folder, num_semantic=bridge.num_semantic, num_residual=bridge.num_residual)
         return cls(vocabulary=vocabulary, settings=settings, **parts)
 
+    @classmethod
+    def from_released(
+        cls,
+        model: str | Path,
+        tangoflux: str | Path,
+        *,
+        language_model: str | Path | None = None,
+        text_encoder: str | Path | None = None,
+        llm_config: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> AudioStoryPipeline:
+        """Reads the released checkpoint (docs/WEIGHTS.md), onto the CPU, with LoRA merged.
+
+        `model` and `tangoflux` are its two folders; Qwen2.5's and Flan-T5's are looked for beside them when not given.
+        The text encoder is needed for a moment only. ValueError for anything that is not as it should be.
+        """
+        folders = released.Folders(
+            model=Path(model),
+            tangoflux=Path(tangoflux),
+            language_model=Path(language_model) if language_model else None,
+            text_encoder=Path(text_encoder) if text_encoder else None,
+            llm_config=Path(llm_config) if llm_config else None,
+        )
+        read = released.read(folders, dtype)
+        return cls(read.planner, read.vocabulary, read.bridge, read.dit, read.codec, read.settings)
+
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **unsupported: Any) -> None:
         """Writes the folder in the components' present precision; `.to(torch.float16)` before halves it."""
         options = {name: value for name, value in unsupported.items() if value}
@@ -169,7 +158,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         guidance: float | None = None,
         crossfade_seconds: float | None = None,
         max_new_tokens: int = 1600,
-        shared_noise: bool = False,
+        as_released: bool = False,
         progress: bool = True,
     ) -> StoryAudio:
         """`plan` and `render` in one go; what is None is the model's setting. Bad values fail before any work is done.
@@ -177,7 +166,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         Without `total_seconds` the planner decides how long the story is. Raises ValueError for what the caller got
         wrong, and StoryError, which is one, when the planner writes no complete event.
         """
-        rendering = self._rendering(seed, steps, guidance, crossfade_seconds, shared_noise)
+        rendering = self._rendering(seed, steps, guidance, crossfade_seconds, as_released)
         instruction = self._checked(instruction, total_seconds)
         return self._render(
             self.plan(instruction, max_new_tokens=max_new_tokens, progress=progress), rendering, progress
@@ -204,6 +193,13 @@ class AudioStoryPipeline(DiffusionPipeline):
                 repetition_penalty=self.settings.repetition_penalty,
                 on_tokens=lambda ids: bar.update(len(ids)),
             )
+        return self.read_plan(written, instruction)
+
+    def read_plan(self, written: Written, instruction: Instruction) -> Plan:
+        """What the planner wrote as a plan that lasts `instruction.total_seconds`, or without one as long as it says.
+
+        StoryError when it holds no complete event.
+        """
         reading = script.read(written.ids, self.vocabulary, total_seconds=instruction.total_seconds)
         problems = list(reading.problems)
         if not written.finished:
@@ -249,23 +245,24 @@ class AudioStoryPipeline(DiffusionPipeline):
         steps: int | None = None,
         guidance: float | None = None,
         crossfade_seconds: float | None = None,
-        shared_noise: bool = False,
+        as_released: bool = False,
         progress: bool = True,
     ) -> StoryAudio:
         """A plan in sound. The same (plan, seed) gives the same story; one event's sound does not depend on the others'
-        noise. `shared_noise` starts every clip from the same noise, as the release does."""
-        return self._render(plan, self._rendering(seed, steps, guidance, crossfade_seconds, shared_noise), progress)
+        noise. `as_released`: see Rendering."""
+        return self._render(plan, self._rendering(seed, steps, guidance, crossfade_seconds, as_released), progress)
 
     def _render(self, plan: Plan, rendering: Rendering, progress: bool) -> StoryAudio:
         clips = timeline.cut(
             [event.seconds for event in plan.storyline.events],
             max_clip_seconds=self.max_clip_seconds,
             crossfade_seconds=rendering.crossfade_seconds,
+            whole_fades=rendering.as_released,
         )
         latents = self._solve(clips, self._fuse(plan.bridge_tokens), rendering, progress)
-        waveforms = self._decode(clips, latents, progress)
+        waveforms = self._decode(clips, latents, rendering, progress)
         self.maybe_free_model_hooks()
-        return self._joined(plan, rendering, clips, waveforms)
+        return assemble(plan.storyline, rendering, clips, waveforms, plan.problems)
 
     def _fuse(self, tokens: BridgeTokens) -> Float[Tensor, "E M C"]:
         where: dict[str, Any] = {"device": self._execution_device, "dtype": self.bridge.dtype}
@@ -280,7 +277,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         seconds = [max(clip.seconds + clip.fade_seconds, SHORTEST_CLIP_SECONDS) for clip in clips]
         frames = [self.dit.num_frames(length) for length in seconds]
         noise = [
-            flow.clip_noise(rendering.seed, index, count, self.dit.config["in_channels"], rendering.shared_noise)
+            flow.clip_noise(rendering.seed, index, count, self.dit.config["in_channels"], rendering.as_released)
             for index, count in zip([_noise_index(clip) for clip in clips], frames, strict=True)
         ]
         latents: list[Tensor] = []
@@ -321,13 +318,15 @@ class AudioStoryPipeline(DiffusionPipeline):
         latents = flow.euler(velocity, padded, rendering.steps, on_step=advance)
         return [clip[:count] for clip, count in zip(latents, frames, strict=True)]
 
-    def _decode(self, clips: Sequence[Clip], latents: Sequence[Float[Tensor, "T Z"]], progress: bool) -> list[Waveform]:
+    def _decode(
+        self, clips: Sequence[Clip], latents: Sequence[Float[Tensor, "T Z"]], rendering: Rendering, progress: bool
+    ) -> list[Waveform]:
         """One clip at a time: in a batch, what pads a shorter clip would be heard at its end, and memory would grow."""
         rate = self.codec.sample_rate
         waveforms = []
         with self._bar("decoding", len(clips), " clips", progress) as bar:
             for clip, latent in zip(clips, latents, strict=True):
-                num_samples = clip.num_samples(rate)
+                num_samples = rendering.num_samples(clip, rate)
                 decodable = min(max(num_samples, 1), len(latent) * self.codec.hop)
                 samples = self.codec.decode(latent[None], num_samples=decodable)[0].float().cpu().numpy()
                 if not np.isfinite(samples).all():
@@ -337,28 +336,6 @@ class AudioStoryPipeline(DiffusionPipeline):
                 waveforms.append(timeline.fit(Waveform(samples=samples, sample_rate=rate), num_samples))
                 bar.update()
         return waveforms
-
-    def _joined(
-        self, plan: Plan, rendering: Rendering, clips: Sequence[Clip], waveforms: Sequence[Waveform]
-    ) -> StoryAudio:
-        rate = self.codec.sample_rate
-        events, times, problems = [], [], list(plan.problems)
-        for event, group in groupby(zip(clips, waveforms, strict=True), key=lambda pair: pair[0].event):
-            parts = list(group)
-            first, last = parts[0][0], parts[-1][0]
-            events.append(timeline.join([wave for _, wave in parts], [timeline.place(c.start, rate) for c, _ in parts]))
-            times.append((first.start, last.end))
-            if len(parts) > 1:
-                problems.append(_made_of_parts(event, last.end - first.start, len(parts)))
-        story = timeline.join(events, [timeline.place(start, rate) for start, _ in times])
-        return StoryAudio(
-            storyline=plan.storyline,
-            rendering=rendering,
-            clips=tuple(events),
-            times=tuple(times),
-            story=story,
-            problems=tuple(problems),
-        )
 
     def _checked(self, instruction: str | Instruction, total_seconds: float | None = None) -> Instruction:
         if isinstance(instruction, str):
@@ -378,21 +355,22 @@ class AudioStoryPipeline(DiffusionPipeline):
         steps: int | None,
         guidance: float | None,
         crossfade_seconds: float | None,
-        shared_noise: bool,
+        as_released: bool,
     ) -> Rendering:
         """ValueError for values that cannot be meant."""
         steps = self.settings.steps if steps is None else steps
         guidance = self.settings.guidance if guidance is None else guidance
-        fade = self.settings.crossfade_seconds if crossfade_seconds is None else crossfade_seconds
+        longest = self.max_clip_seconds / 2
+        fade = min(self.settings.crossfade_seconds, longest) if crossfade_seconds is None else crossfade_seconds
         if not 0 <= seed < 2**63:
             raise ValueError(f"the seed must be in 0 .. 2**63 - 1, got {seed}")
         if not 1 <= steps <= 1000:
             raise ValueError(f"steps must be in 1 .. 1000, got {steps}; 25 to 50 are usual")
         if not 1 <= guidance < math.inf:
             raise ValueError(f"guidance must be 1 (off) or more, got {guidance}; 3 to 5 are usual")
-        if not 0 <= fade <= self.max_clip_seconds / 2:
-            raise ValueError(f"the cross-fade must last 0 to {self.max_clip_seconds / 2:g} seconds, got {fade}")
-        return Rendering(seed=seed, steps=steps, guidance=guidance, crossfade_seconds=fade, shared_noise=shared_noise)
+        if not 0 <= fade <= longest:
+            raise ValueError(f"the cross-fade must last 0 to {longest:g} seconds, got {fade}")
+        return Rendering(seed=seed, steps=steps, guidance=guidance, crossfade_seconds=fade, as_released=as_released)
 
     def _reconciled(self, storyline: Storyline, total_seconds: float | None) -> tuple[Storyline, list[Problem]]:
         """Durations that add up. `render` deals with events longer than a clip, so the story's limit is theirs."""
@@ -426,13 +404,6 @@ def _batches(frames: Sequence[int], most: int) -> Iterator[range]:
             yield range(start, stop)
             start, longest = stop, count
     yield range(start, len(frames))
-
-
-def _made_of_parts(event: int, seconds: float, num_parts: int) -> Problem:
-    message = (
-        f"event {event + 1} lasts {seconds:g} s, longer than one clip; it is made of {num_parts} clips, cross-faded"
-    )
-    return Problem(kind=ProblemKind.TOO_LONG, event=event + 1, message=message)
 
 
 def _no_events(problems: Sequence[Problem]) -> str:

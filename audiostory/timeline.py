@@ -37,8 +37,11 @@ class Clip:
         return span(self.start, self.end, sample_rate) + math.floor(self.fade_seconds * sample_rate + 1e-6)
 
 
-def cut(seconds: Sequence[float], *, max_clip_seconds: float, crossfade_seconds: float) -> tuple[Clip, ...]:
-    """The clips of events that last `seconds` each. A fade takes at most half of the shorter of its two clips.
+def cut(
+    seconds: Sequence[float], *, max_clip_seconds: float, crossfade_seconds: float, whole_fades: bool = False
+) -> tuple[Clip, ...]:
+    """The clips of events that last `seconds` each. A fade takes at most half of the shorter of its two clips, unless
+    `whole_fades`, with which every clip but the last is longer by `crossfade_seconds`, as in the release (SPEC 8).
 
     cut([4.0, 30.0], max_clip_seconds=12.5, crossfade_seconds=0.5)   # 4.0 + 0.5, 10.0 + 0.5, 10.0 + 0.5, 10.0 + 0.0
     """
@@ -46,7 +49,8 @@ def cut(seconds: Sequence[float], *, max_clip_seconds: float, crossfade_seconds:
     num_parts = [max(1, math.ceil(length / longest - 1e-9)) for length in seconds]
     places = [(event, part) for event, count in enumerate(num_parts) for part in range(count)]
     lengths = [seconds[event] / num_parts[event] for event, _ in places]
-    fades = [min(crossfade_seconds, this / 2, following / 2) for this, following in pairwise(lengths)]
+    most = math.inf if whole_fades else 0.5
+    fades = [min(crossfade_seconds, this * most, following * most) for this, following in pairwise(lengths)]
     starts = accumulate(lengths, initial=0.0)
     return tuple(
         Clip(event=event, part=part, start=start, seconds=length, fade_seconds=fade)

@@ -2,7 +2,12 @@
 
     python evaluate/inference.py --instruction "a dog barks twice, then rain comes down" --total_duration 20
 
-Without --model_path the bundled audiostory-mini tells it. The folder (evaluate/<save_folder_name>/, or --output) gets
+Without --model_path the bundled audiostory-mini tells it. The released checkpoint is told with as by its own command
+(docs/WEIGHTS.md):
+
+    python evaluate/inference.py --model_path ckpt/audiostory-3B --tangoflux_model ckpt/Flux_detokenizer --guidance 4.0
+
+The folder (evaluate/<save_folder_name>/, or --output) gets
 story.wav, a WAV per event, storyline.json with captions and times, and story.png. It is filled only when all is done.
 """
 
@@ -22,16 +27,23 @@ if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of th
     from audiostory.pipeline import AudioStoryPipeline, Settings, StoryAudio
 
 SAMPLE_RATES = range(4000, 192001)
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+EXAMPLE = "a dog barks twice, then thunder rolls and rain comes down"
 
 
 def parser() -> argparse.ArgumentParser:
     """What is None by default is the model's own affair."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = arguments.add_argument
-    add("--instruction", "--generated_caption", required=True, metavar="TEXT", help="what should be heard, in words")
+    add("--instruction", "--generated_caption", metavar="TEXT", help="what should be heard, in words (an example)")
     add("--total_duration", type=float, default=50.0, metavar="SECONDS", help="how long the story lasts (50)")
     add("--model_path", type=Path, metavar="DIR", help="the model's folder (the bundled audiostory-mini)")
-    add("--tangoflux_model", type=Path, metavar="DIR", help="for the released checkpoint, which is not read yet")
+    released = arguments.add_argument_group("the released checkpoint")
+    more = released.add_argument
+    more("--tangoflux_model", type=Path, metavar="DIR", help="the VAE and the DiT's sizes (Flux_detokenizer beside it)")
+    more("--language_model", type=Path, metavar="DIR", help="Qwen2.5's folder (the one that config.yaml names)")
+    more("--text_encoder", type=Path, metavar="DIR", help="Flan-T5's folder (the one that config.json names)")
+    more("--llm_cfg_path", type=Path, metavar="FILE", help="its LoRA settings, if config.yaml leaves llm_model null")
     add("--seed", type=int, default=0, help="another seed: the same plan, rendered otherwise (0)")
     add("--steps", type=int, help="denoising steps (the model's own)")
     add("--guidance", type=float, help="how strictly the captions are followed; 1 turns it off (the model's own)")
@@ -41,10 +53,24 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long one event fades into the next (the model's own)",
     )
-    add("--max_new_tokens", type=int, default=1600, metavar="N", help="the longest script the planner may write (1600)")
+    add(
+        "--max_new_tokens",
+        type=_whole,
+        default=1600,
+        metavar="N",
+        help="the longest script the planner may write (1600)",
+    )
     add("--target_sr", type=int, metavar="HZ", help="resample the sound (the model's own rate)")
     add("--device", metavar="NAME", help="such as cpu or cuda:0 (cuda if there is one)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="what the network computes in")
+    names = (*DTYPES, *DTYPES.values())
+    add(
+        "--dtype",
+        choices=names,
+        default="float32",
+        metavar="TYPE",
+        help="fp32, bf16 or fp16: what is computed in (fp32)",
+    )
+    add("--offload", action="store_true", help="keep each part on the GPU only while it works, for small cards")
     add("--save_folder_name", default="story", metavar="NAME", help="the story's folder inside evaluate/ (story)")
     add("--output", type=Path, metavar="DIR", help="the story's folder, anywhere")
     add("--audio_type", default="demo", metavar="LABEL", help="a label that is kept in storyline.json (demo)")
@@ -70,17 +96,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """What can be seen without the model; the pipeline checks the rest."""
-    if not options.instruction.strip():
+    if options.instruction is not None and not options.instruction.strip():
         raise ValueError("--instruction is empty; say in words what should be heard")
     if not 0 < options.total_duration < math.inf:
         raise ValueError(f"--total_duration must be a positive number of seconds, got {options.total_duration}")
     if options.target_sr is not None and options.target_sr not in SAMPLE_RATES:
         raise ValueError(f"--target_sr must be {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz, got {options.target_sr}")
-    if options.tangoflux_model is not None:
-        raise ValueError(
-            "--tangoflux_model goes with the released checkpoint, which this version does not read yet; "
-            "leave it out, and give --model_path a folder that AudioStoryPipeline.save_pretrained wrote"
-        )
+    for name in ("tangoflux_model", "language_model", "text_encoder", "llm_cfg_path"):
+        if getattr(options, name) is not None and not _is_released(options):
+            raise ValueError(
+                f"--{name} goes with the released checkpoint, but --model_path {options.model_path} holds no "
+                "config.yaml; leave it out, or give the released folder"
+            )
 
 
 def _output_folder(options: argparse.Namespace) -> Path:
@@ -101,6 +128,9 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
     if options.model_path is None:
         print("no --model_path given, so the bundled audiostory-mini tells the story", flush=True)
+    if options.instruction is None:
+        options.instruction = EXAMPLE
+        print(f"no --instruction given, so here is an example: {EXAMPLE}", flush=True)
     from audiostory.story_files import save
 
     pipeline = _load(options)
@@ -144,9 +174,36 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"there is no device {device!r} here ({reason}); --device cpu works everywhere") from error
-    return AudioStoryPipeline.from_pretrained(options.model_path or MINI, dtype=getattr(torch, options.dtype)).to(
-        device
-    )
+    if options.offload and device == "cpu":
+        raise ValueError("--offload moves parts between the CPU and a GPU, and there is none to move to; leave it out")
+    dtype = getattr(torch, DTYPES.get(options.dtype, options.dtype))
+    if _is_released(options):
+        pipeline = AudioStoryPipeline.from_released(
+            options.model_path,
+            options.tangoflux_model or options.model_path.absolute().parent / "Flux_detokenizer",
+            language_model=options.language_model,
+            text_encoder=options.text_encoder,
+            llm_config=options.llm_cfg_path,
+            dtype=dtype,
+        )
+    else:
+        pipeline = AudioStoryPipeline.from_pretrained(options.model_path or MINI, dtype=dtype)
+    if options.offload:
+        pipeline.enable_model_cpu_offload(device=device)
+        return pipeline
+    return pipeline if device == "cpu" else pipeline.to(device)
+
+
+def _is_released(options: argparse.Namespace) -> bool:
+    return options.model_path is not None and (options.model_path / "config.yaml").is_file()
+
+
+def _whole(text: str) -> int:
+    """The release takes 1600.0 too."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
 
 
 def _introduce(settings: Settings, options: argparse.Namespace) -> None:

@@ -139,7 +139,7 @@ def test_events_of_equal_condition_differ_unless_they_share_their_noise(pipeline
         **{name: getattr(plan.bridge_tokens, name)[:1].expand(3, -1, -1) for name in ("semantic", "residual")},
     )
     own, shared = (
-        pipeline.render(replace(plan, bridge_tokens=same), shared_noise=shared, progress=False).clips[:2]
+        pipeline.render(replace(plan, bridge_tokens=same), as_released=shared, progress=False).clips[:2]
         for shared in (False, True)
     )
     assert not np.allclose(own[0].samples, own[1].samples, atol=1e-3)

@@ -16,19 +16,20 @@ ARROWS: dict[str, set[str]] = {
     "sound": set(),
     "soundworld": {"story", "sound"},
     "timeline": {"story", "sound"},
+    "story_audio": {"story", "sound", "timeline"},
     "picture": {"story", "sound"},
     "model": {"story", "sound"},
     "weights": {"model", "story"},
     "dataset": {"story", "sound", "model.inputs"},
     "training": {"dataset", "model", "weights", "story", "sound"},
-    "pipeline": {"story", "model", "sound", "weights", "timeline"},
+    "pipeline": {"story", "model", "sound", "weights", "timeline", "story_audio"},
     "parity": {"story", "model", "sound", "weights", "timeline", "pipeline"},
     "story_files": {"pipeline", "sound", "picture"},
     "benchmark": {"story", "sound", "soundworld"},  # the sound world knows the truth that stories are scored against
 }
 COMMANDS = {"train", "evaluate", "scripts"}
 WITHOUT_TORCH = [
-    *("sound.py", "timeline.py", "story", "soundworld", "dataset/manifest.py", "training/stages.py"),
+    *("sound.py", "timeline.py", "story_audio.py", "story", "soundworld", "dataset/manifest.py", "training/stages.py"),
     *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report")),
 ]
 

@@ -18,6 +18,7 @@ from audiostory.model import flow
 from audiostory.model.bridge import Bridge
 from audiostory.model.dit import VelocityDiT
 from audiostory.model.inputs import BridgeTokens, ClipBatch, Condition, Losses, StoryBatch
+from audiostory.model.listener import ListenerProjector
 from audiostory.model.planner import Planner
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.story.types import Role
@@ -44,12 +45,13 @@ class AudioStory(nn.Module):
         planner: Planner,
         bridge: Bridge,
         dit: VelocityDiT,
+        listener_projector: ListenerProjector | None = None,
         *,
         condition_dropout: float = 0.1,
         sigma_distribution: str = "uniform",
     ):
         super().__init__()
-        self.planner, self.bridge, self.dit = planner, bridge, dit
+        self.planner, self.bridge, self.dit, self.listener_projector = planner, bridge, dit, listener_projector
         self.condition_dropout, self.sigma_distribution = condition_dropout, sigma_distribution
 
     def losses(
@@ -65,7 +67,7 @@ class AudioStory(nn.Module):
         wanted = set(LOSSES if wanted is None else wanted)
         if unknown := sorted(wanted - set(LOSSES)):
             raise ValueError(f"there is no loss {', '.join(unknown)}; there are {', '.join(LOSSES)}")
-        states = self.planner.states(batch.ids)  # [B L H]
+        states = self.planner.states(batch.ids, self.heard(batch))  # [B L H]
         named = self._token_losses(states, batch, wanted)
         teacher = batch.teacher if "semantic" in wanted else None
         latents = batch.latents if "flow" in wanted else None
@@ -86,6 +88,17 @@ class AudioStory(nn.Module):
     def compilable_blocks(self) -> list[nn.Module]:
         """What to compile, one by one, when training is to be compiled: alike blocks share their code."""
         return [*self.planner.qwen.model.layers, *self.dit.blocks]
+
+    def heard(self, batch: StoryBatch) -> Float[Tensor, "B L H"] | None:
+        """The embeddings with the recordings at their places; None when the instructions are words alone."""
+        if batch.audio_features is None:
+            return None
+        assert self.listener_projector is not None, "the batch holds recordings and the model has no listener"
+        assert batch.audio_row is not None
+        assert batch.audio_slots is not None
+        embeddings = self.planner.embed(batch.ids)
+        tokens = self.listener_projector(batch.audio_features).to(embeddings.dtype)  # [N K H]
+        return embeddings.index_put((batch.audio_row[:, None], batch.audio_slots), tokens)
 
     def _token_losses(
         self, states: Float[Tensor, "B L H"], batch: StoryBatch, wanted: set[str]

@@ -2,7 +2,8 @@
 
 Shape letters: B rows, L script tokens, S events of all rows together (`event_row` leads back to the row), M semantic
 and R residual tokens per event, N condition tokens, H planner width, C condition width, T latent frames, Z latent
-channels, A audio channels, W waveform samples.
+channels, A audio channels, W waveform samples. For audio in the instruction: N recordings, T frames, W features, K
+listening tokens each.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class StoryBatch(Movable):
     frames: Int[Tensor, S]
     latents: Float[Tensor, "S T Z"] | None = None
     teacher: Float[Tensor, "S M C"] | None = None
+    audio_features: Float[Tensor, "N T W"] | None = None  # of the recordings that instructions hold
+    audio_row: Int[Tensor, N] | None = None
+    audio_slots: Int[Tensor, "N K"] | None = None  # the tokens that the recording is heard at
     sample_ids: tuple[str, ...] = ()  # one per row, for error messages
 
 

@@ -9,6 +9,7 @@ and the same cache as token by token, at the price of one token (SPEC 10).
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,11 @@ class Planner(nn.Module):
             raise ValueError(
                 f"no planner in {folder}: config.json is missing; give a folder that save_pretrained wrote"
             )
+        if (Path(folder) / "lora").is_dir():
+            raise ValueError(
+                f"{folder} keeps its LoRA apart, in lora/, without which it is another model; read the whole model "
+                "with AudioStoryPipeline.from_pretrained, or this part with weights.ours.read_component"
+            )
         try:
             loaded = Qwen2ForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -159,13 +165,19 @@ class Planner(nn.Module):
         """Folds LoRA into the weights: a plain Qwen2 again, faster to write with (SPEC 10)."""
         self.language_model = self.language_model.merge_and_unload()
 
-    def states(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L H"]:
-        """States after the final norm, without logits.
+    def embed(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L H"]:
+        return self.qwen.model.embed_tokens(ids)
+
+    def states(
+        self, ids: Int[Tensor, "B L"], embeddings: Float[Tensor, "B L H"] | None = None
+    ) -> Float[Tensor, "B L H"]:
+        """States after the final norm, without logits; `embeddings` stand in for those of the ids.
 
         Rows are padded on the right. Attention looks back only, so no token sees that padding and no mask is needed,
         which allows the faster kernel; the states at the padding mean nothing.
         """
-        return self.qwen.model(input_ids=ids, use_cache=False).last_hidden_state
+        heard = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
+        return self.qwen.model(**heard, use_cache=False).last_hidden_state
 
     def logits(self, states: Float[Tensor, "... H"]) -> Float[Tensor, "... V"]:
         return self.qwen.lm_head(states)
@@ -178,22 +190,22 @@ class Planner(nn.Module):
         *,
         max_new_tokens: int = 1600,
         repetition_penalty: float = 1.0,
+        free_bridge_score: float = -math.inf,
         choose: Callable[[Float[Tensor, " V"]], int] = greedy,
         on_tokens: Callable[[tuple[int, ...]], None] | None = None,
     ) -> Written:
         """Writes the answer to a prompt, token by token and bridge block by bridge block.
 
         Ends after a stop id, or unfinished before the token or block that would exceed `max_new_tokens`. The repetition
-        penalty, 1.05 in the release, is over prompt and answer (SPEC 4). `choose` picks the next id from the scores;
-        `on_tokens` hears the ids just written. ValueError for a prompt or a vocabulary that does not fit.
+        penalty, 1.05 in the release, is over prompt and answer (SPEC 4); for `free_bridge_score` see WritingRules.
+        `choose` picks the next id from the scores; `on_tokens` hears the ids just written. ValueError for a prompt or a
+        vocabulary that does not fit.
         """
         assert not self.training, "write() needs planner.eval(): LoRA's dropout would be written along"
         self._check(prompt_ids, vocabulary, repetition_penalty)
-        blocks = {
-            vocabulary.semantic_open: vocabulary.semantic_block,
-            vocabulary.residual_open: vocabulary.residual_block,
-        }
-        rules = _Rules(vocabulary, repetition_penalty, self.qwen.config.vocab_size, self.device)
+        rules = WritingRules(
+            vocabulary, repetition_penalty, self.qwen.config.vocab_size, self.device, free_bridge_score
+        )
         cache = DynamicCache(config=self.qwen.config)
         states = self._feed(prompt_ids, cache)
         rules.heed(prompt_ids)
@@ -202,7 +214,7 @@ class Planner(nn.Module):
         finished = False
         while not finished:
             token = choose(rules.scores(self.logits(states[0, -1])))
-            piece = (token, *blocks.get(token, ()))
+            piece = (token, *rules.following.get(token, ()))
             if len(answer) + len(piece) > max_new_tokens:
                 break
             states = self._feed(piece, cache)
@@ -240,27 +252,47 @@ class Planner(nn.Module):
             )
 
 
-class _Rules:
+class WritingRules:
     """What stands between logits and choice: the repetition penalty, then the bar on bridge ids (the order of SPEC 4).
 
-    Bridge ids come only as part of a block, so anywhere else they are -inf. The release sets them to 0 there: the same
-    choice whenever the best score is positive (SPEC 9, row 8).
+    Bridge ids come only as part of a block, so anywhere else they get `free_bridge_score`. The release's is 0: the same
+    choice whenever the best score is positive, and nonsense when it is not (SPEC 9, row 8). `following` leads from an
+    id to what must come after it.
     """
 
-    def __init__(self, vocabulary: Vocabulary, repetition_penalty: float, rows: int, device: torch.device) -> None:
-        self._penalty = repetition_penalty
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        repetition_penalty: float,
+        rows: int,
+        device: torch.device | str,
+        free_bridge_score: float = -math.inf,
+    ) -> None:
+        self._penalty, self._free_bridge_score = repetition_penalty, free_bridge_score
         self._seen = torch.zeros(rows, dtype=torch.bool, device=device)
-        self._barred = torch.zeros_like(self._seen)
-        self._barred[[*vocabulary.semantic_block, *vocabulary.residual_block]] = True
-        self._barred[len(vocabulary) :] = True  # Qwen's tables have more rows than its tokenizer has tokens
+        self._bridge, self._absent = torch.zeros_like(self._seen), torch.zeros_like(self._seen)
+        self._bridge[[*vocabulary.semantic_block, *vocabulary.residual_block]] = True
+        self._absent[len(vocabulary) :] = True  # Qwen's tables have more rows than its tokenizer has tokens
+        self.following: dict[int, tuple[int, ...]] = {
+            token: block[place:]
+            for opening, block in (
+                (vocabulary.semantic_open, vocabulary.semantic_block),
+                (vocabulary.residual_open, vocabulary.residual_block),
+            )
+            for place, token in enumerate((opening, *block[:-1]))
+        }
 
     def heed(self, ids: Sequence[int]) -> None:
         self._seen[list(ids)] = True
 
-    def scores(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+    def penalised(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
         scores = logits.float()
         penalised = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
-        return torch.where(self._seen, penalised, scores).masked_fill(self._barred, -torch.inf)
+        return torch.where(self._seen, penalised, scores)
+
+    def scores(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+        scores = self.penalised(logits).masked_fill(self._bridge, self._free_bridge_score)
+        return scores.masked_fill(self._absent, -torch.inf)
 
 
 def _bridge_tokens(states: Float[Tensor, "L H"], answer: Sequence[int], vocabulary: Vocabulary) -> BridgeTokens:

@@ -96,7 +96,7 @@ def test_the_record_tells_what_was_asked_planned_and_done(run, here):
     assert record["instruction"] == "a dog in the rain"
     assert record["audio_type"] == "night"
     assert record["rendering"] == {
-        "seed": 3, "steps": 2, "guidance": 2.0, "crossfade_seconds": 0.5, "shared_noise": False
+        "seed": 3, "steps": 2, "guidance": 2.0, "crossfade_seconds": 0.5, "as_released": False
     }  # fmt: skip
     assert record["total_seconds"] == 5
     assert record["events"][0] == {
@@ -154,7 +154,7 @@ def test_without_a_model_path_the_bundled_one_is_named(inference, model, here, m
         (["--total_duration", "1e12"], "a story lasts 1 to 600 seconds"),
         (["--model_path", "nowhere"], "no model folder at nowhere; check the path"),
         (["--model_path", "."], "not an AudioStory model folder"),
-        (["--tangoflux_model", "x"], "does not read yet"),
+        (["--tangoflux_model", "x"], "holds no config.yaml"),
         (["--guidance", "nan"], "guidance must be 1"),
         (["--steps", "0"], "steps must be in 1 .. 1000"),
         (["--seed", "-1"], "the seed must be"),

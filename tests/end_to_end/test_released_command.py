@@ -1,0 +1,135 @@
+"""The release's own command line on a folder of the release's shape: the recorded tiny checkpoint.
+
+Its planner is random and would write no event, so the recorded script is put into its mouth, as when it was recorded.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partialmethod
+from pathlib import Path
+
+import commands
+import golden_weights
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audiostory.model.planner import Planner
+from audiostory.parity.planning import _following
+from audiostory.pipeline import AudioStoryPipeline, Plan
+from audiostory.story import Instruction
+
+SCRIPT = golden_weights.data("generate_scripted")["script_ids"].tolist()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return golden_weights.RECORDING.rebuild(tmp_path_factory.mktemp("released"))
+
+
+@pytest.fixture(autouse=True)
+def recited(monkeypatch):
+    write = Planner.write
+
+    def recite(planner, prompt_ids, vocabulary, **settings):
+        known = _following(vocabulary)
+        free = iter([token for before, token in zip([-1, *SCRIPT], SCRIPT, strict=False) if before not in known])
+        return write(planner, prompt_ids, vocabulary, **{**settings, "choose": lambda scores: next(free)})
+
+    monkeypatch.setattr(Planner, "write", recite)
+
+
+def run(checkpoint: Path, *flags: str) -> int:
+    folders = ["--model_path", str(checkpoint / "audiostory-tiny"), "--no-picture"]
+    return commands.load("evaluate/inference.py").main([*folders, *flags])
+
+
+def plan_of(pipeline: AudioStoryPipeline) -> Plan:
+    return pipeline.plan(Instruction(text="rain and dogs", total_seconds=3.6), progress=False)
+
+
+def test_the_releases_command_line_tells_a_story(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flux = str(checkpoint / "Flux_detokenizer")
+    flags = ["--guidance", "4.0", "--save_folder_name", "audiostory", "--total_duration", "50"]
+    assert run(checkpoint, "--tangoflux_model", flux, *flags, "--steps", "2") == 0
+    folder = tmp_path / "evaluate" / "audiostory"
+    assert soundfile.info(folder / "story.wav").frames == 50 * 400
+    record = json.loads((folder / "storyline.json").read_text())
+    assert [event["caption"] for event in record["events"]][1] == "two dogs bark"
+    assert record["rendering"]["guidance"] == 4.0
+    assert "here is an example" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_it_computes_in_every_precision(checkpoint, tmp_path, dtype):
+    flags = ("--instruction", "rain and dogs", "--total_duration", "3.6", "--steps", "3", "--crossfade_sec", "0.3")
+    assert run(checkpoint, *flags, "--dtype", dtype, "--output", str(tmp_path / dtype)) == 0
+    samples, _ = soundfile.read(tmp_path / dtype / "story.wav")
+    assert run(checkpoint, *flags, "--output", str(tmp_path / "exact")) == 0
+    expected, _ = soundfile.read(tmp_path / "exact" / "story.wav")
+    error = np.abs(samples - expected).mean() / np.abs(expected).mean()
+    assert error < {"fp32": 1e-6, "bf16": 0.3, "fp16": 0.08}[dtype]
+
+
+def test_the_folders_can_be_named_one_by_one(checkpoint, tmp_path, capsys):
+    model = tmp_path / "elsewhere" / "model"
+    model.parent.mkdir()
+    (checkpoint / "audiostory-tiny").rename(model)
+    try:
+        flags = ["--model_path", str(model), "--total_duration", "2", "--steps", "1", "--output", str(tmp_path / "out")]
+        command = commands.load("evaluate/inference.py")
+        assert command.main(flags) == 2
+        assert "Flux_detokenizer" in capsys.readouterr().err
+        for flag, name in (
+            ("--tangoflux_model", "Flux_detokenizer"),
+            ("--language_model", "Qwen-tiny"),
+            ("--text_encoder", "flan-t5-tiny"),
+        ):
+            flags += [flag, str(checkpoint / name)]
+        assert command.main(flags) == 2  # the list of added tokens is named by config.yaml alone
+        assert "added tokens" in capsys.readouterr().err
+        (model / "added_tokens.json").write_text((checkpoint / "tokenizer" / "added_tokens.json").read_text())
+        assert command.main([*flags, "--no-picture"]) == 0
+    finally:
+        model.rename(checkpoint / "audiostory-tiny")
+
+
+def test_parts_that_wait_on_the_cpu_tell_the_same_story(checkpoint):
+    folders = (checkpoint / "audiostory-tiny", checkpoint / "Flux_detokenizer")
+    pipeline = AudioStoryPipeline.from_released(*folders)
+    told = pipeline.render(plan_of(pipeline), steps=2, progress=False)
+    moved: list[str] = []
+    pipeline.enable_model_cpu_offload(device="cpu")
+    for name in ("planner", "bridge", "dit", "codec"):
+        hook = getattr(pipeline, name)._hf_hook
+        hook.pre_forward = partialmethod(_noted, hook.pre_forward, name, moved).__get__(hook)
+    again = pipeline.render(plan_of(pipeline), steps=2, progress=False)
+    assert list(dict.fromkeys(moved)) == ["planner", "bridge", "dit", "codec"]
+    np.testing.assert_array_equal(told.story.samples, again.story.samples)
+
+
+def test_offloading_without_a_gpu_is_refused(checkpoint, tmp_path, capsys):
+    assert run(checkpoint, "--offload", "--device", "cpu", "--output", str(tmp_path / "out")) == 2
+    assert "there is none to move to" in capsys.readouterr().err
+
+
+def test_the_text_encoder_does_not_stay(checkpoint):
+    folders = (checkpoint / "audiostory-tiny", checkpoint / "Flux_detokenizer")
+    pipeline = AudioStoryPipeline.from_released(*folders, dtype=torch.bfloat16)
+    assert "text_encoder" not in pipeline.components
+    named = [
+        type(module).__name__
+        for part in pipeline.components.values()
+        if isinstance(part, torch.nn.Module)
+        for module in part.modules()
+    ]
+    assert not [name for name in named if name.startswith("T5")]
+    assert pipeline.bridge.unconditional.abs().sum() > 0
+
+
+def _noted(self, original, name, moved, *args, **kwargs):
+    moved.append(name)
+    return original(*args, **kwargs)

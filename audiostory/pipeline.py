@@ -274,7 +274,8 @@ class AudioStoryPipeline(DiffusionPipeline):
         self, clips: Sequence[Clip], fused: Float[Tensor, "E M C"], rendering: Rendering, progress: bool
     ) -> list[Float[Tensor, "T Z"]]:
         """The latents of every clip, denoised as many at a time as `max_batch_frames` holds."""
-        seconds = [max(clip.seconds + clip.fade_seconds, SHORTEST_CLIP_SECONDS) for clip in clips]
+        shortest = 0.0 if rendering.as_released else SHORTEST_CLIP_SECONDS
+        seconds = [max(clip.seconds + clip.fade_seconds, shortest) for clip in clips]
         frames = [self.dit.num_frames(length) for length in seconds]
         noise = [
             flow.clip_noise(rendering.seed, index, count, self.dit.config["in_channels"], rendering.as_released)

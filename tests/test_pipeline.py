@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from functools import partialmethod
 
+import golden_weights
 import numpy as np
 import pytest
 import torch
@@ -13,10 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from audiostory import timeline
-from audiostory.model import tiny
+from audiostory import sound, timeline
+from audiostory.model import flow, tiny
+from audiostory.model.dit import guided_velocity
+from audiostory.model.inputs import Condition
 from audiostory.model.planner import Planner
 from audiostory.pipeline import AudioStoryPipeline, Plan, StoryError
+from audiostory.sound import Waveform
 from audiostory.story import Event, Instruction, ProblemKind, Storyline, script
 from audiostory.weights.ours import Settings
 
@@ -179,6 +183,29 @@ def test_a_story_at_another_rate_lasts_as_long(pipeline, sample_rate):
     assert resampled.story.sample_rate == sample_rate
     assert resampled.story.num_samples == round(4.8 * sample_rate)
     assert told.resample(RATE).story.samples.tobytes() == samples(told).tobytes()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seconds", [(1.2, 0.9, 1.5), (0.5, 1.35, 0.2, 0.8), (0.7, 1.9, 0.25)])
+def test_as_released_follows_the_releases_arithmetic_clip_by_clip(seconds):
+    """SPEC 7 and 8: one noise, one clip at a time, a whole decode, int(duration * rate) samples, strict fades."""
+    read, fade, rate = golden_weights.model(), 0.4, 500
+    pipeline = AudioStoryPipeline(read.planner, read.vocabulary, read.bridge, read.dit, read.codec, read.settings)
+    plan = pipeline.plan_from_storyline(storyline(*(round(length, 1) for length in seconds)))
+    events = tuple(replace(e, seconds=s) for e, s in zip(plan.storyline.events, seconds, strict=True))
+    plan = replace(plan, storyline=replace(plan.storyline, events=events))
+    told = pipeline.render(plan, steps=2, crossfade_seconds=fade, as_released=True, progress=False).resample(rate)
+
+    clips = []
+    for index, (fused, parsed) in enumerate(zip(read.bridge(plan.bridge_tokens).fused, seconds, strict=True)):
+        duration = parsed + (fade if index < len(seconds) - 1 else 0)
+        condition = Condition(tokens=fused[None], seconds=torch.tensor([duration]))
+        velocity = guided_velocity(read.dit, condition, read.bridge.unconditional, 4.0)
+        noise = torch.randn(1, 40, 64, generator=torch.Generator().manual_seed(0))
+        wave = read.codec.decode(flow.euler(velocity, noise, 2))[0, :, : int(duration * 400)]
+        clips.append(sound.resample(Waveform(samples=wave.numpy(), sample_rate=400), rate))
+    expected = sound.crossfade(clips, fade)
+    np.testing.assert_allclose(told.story.samples, expected.samples, rtol=0, atol=5e-5)
 
 
 def test_half_precision_tells_nearly_the_same_story():

@@ -41,8 +41,8 @@ def generate_scripted(subject: Subject) -> Checks:
     captions = [(event.caption, event.seconds) for event in reading.storyline.events]
     yield exact("generate_scripted captions", captions, [_content(caption) for caption in meta["captions"]])
     yield exact("generate_scripted reasoning", reading.storyline.reasoning, meta["reasoning"])
-    following = _following(vocabulary)
-    forced = [place for place in range(1, len(written.ids)) if written.ids[place - 1] in following]
+    known = following(vocabulary)
+    forced = [place for place in range(1, len(written.ids)) if written.ids[place - 1] in known]
     yield exact("generate_scripted forced_by_bridge_positions", forced, meta["forced_by_bridge_positions"])
 
 
@@ -77,8 +77,8 @@ def generate_free(subject: Subject) -> Checks:
 def recite(subject: Subject, prompt: Sequence[int], ids: Sequence[int]) -> Written:
     """The planner writing given ids: it is asked for each outside a bridge block; the blocks it must know itself."""
     vocabulary = subject.merged.vocabulary
-    following = _following(vocabulary)
-    free = iter([token for before, token in zip([-1, *ids], ids, strict=False) if before not in following])
+    known = following(vocabulary)
+    free = iter([token for before, token in zip([-1, *ids], ids, strict=False) if before not in known])
     return subject.merged.planner.write(
         prompt,
         vocabulary,
@@ -128,7 +128,8 @@ def _forced(rules: WritingRules, vocabulary: Vocabulary, before: int, logits: Fl
     return scores
 
 
-def _following(vocabulary: Vocabulary) -> dict[int, tuple[int, ...]]:
+def following(vocabulary: Vocabulary) -> dict[int, tuple[int, ...]]:
+    """What must come after an opening or numbered bridge token."""
     return WritingRules(vocabulary, 1.0, len(vocabulary), "cpu").following
 
 

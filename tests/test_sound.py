@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from audiostory import sound
 from audiostory.sound import Waveform
 
-GOLDEN = Path(__file__).parent / "data" / "golden"
+GOLDEN = Path(__file__).parent / "data" / "golden" / "data"
 CROSSFADES = json.loads((GOLDEN / "meta.json").read_text())["crossfade"]
 END_TO_END = json.loads((GOLDEN / "meta.json").read_text())["end_to_end"]
 

@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, T5Config, T5EncoderModel
 
 from audiostory.model.planner import LoraSettings, Planner
 from audiostory.model.text_encoder import TextEncoder
-from audiostory.weights.files import TensorFiles
+from audiostory.weights.files import TensorFiles, reason
 from audiostory.weights.keymap import KeyMap, Report
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ _LORA = "lora/base_model.model."
 class Source:
     """A checkpoint's tensors under our names, once they are seen to be those that are expected.
 
-    ValueError with the lists for tensors that are missing, unexpected or misshaped, and for an alias that differs from
-    the tensor it should repeat. Tensors with NaN or infinity are read and warned of, by name.
+    ValueError with the lists for tensors that are missing, unexpected or misshaped, for an alias that differs from the
+    tensor it should repeat, and for whole numbers. Tensors with NaN or infinity are read and warned of, by name.
     """
 
     def __init__(self, table: KeyMap, tensors: TensorFiles, expected: Shapes, origin: object):
@@ -59,7 +59,13 @@ class Source:
 
     def __call__(self, ours: str, dtype: torch.dtype) -> Tensor:
         theirs = self.report.loaded[ours]
-        tensor = self.tensors[theirs].to(dtype)
+        stored = self.tensors[theirs]
+        if not stored.is_floating_point():
+            raise ValueError(
+                f"{self.origin}: {theirs} holds {stored.dtype}, expected floating-point numbers; "
+                "fetch the weights in bf16, fp16 or fp32"
+            )
+        tensor = stored.to(dtype)
         if not tensor.sum(dtype=torch.float64).isfinite():  # a sum shows NaN and infinity, and makes no copy
             log.warning("%s: %s holds values that are not finite; what it computes will be noise", self.origin, theirs)
         return tensor
@@ -69,8 +75,15 @@ class Source:
 
     def _check_alias(self, alias: str, original: str) -> None:
         one, other = self.tensors[alias], self.tensors[original]
-        if one.data_ptr() != other.data_ptr() and not torch.equal(one, other):
-            raise ValueError(f"{self.origin}: {alias} should repeat {original} and does not; it is another network")
+        if one.data_ptr() != other.data_ptr() and not torch.equal(_bytes(one), _bytes(other)):
+            raise ValueError(
+                f"{self.origin}: {alias} should repeat {original} and does not; fetch the weights again, or those of "
+                "the network that the configuration describes"
+            )
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(torch.uint8)  # so that NaN equals itself
 
 
 def shapes_of(part: nn.Module, prefix: str = "") -> dict[str, tuple[int, ...]]:
@@ -81,7 +94,10 @@ def check_layers(count: object, shapes: Shapes, prefix: str, origin: object) -> 
     """ValueError unless a configuration's number of layers is the number that the weights hold."""
     found = {name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)}
     if count != len(found):
-        raise ValueError(f"{origin}: the configuration says {count} layers ({prefix}*), the weights hold {len(found)}")
+        raise ValueError(
+            f"{origin}: the configuration says {count} layers ({prefix}*), the weights hold {len(found)}; "
+            "check that they belong together"
+        )
 
 
 def on_meta(build: Callable[[], Any], origin: object) -> Any:
@@ -89,14 +105,14 @@ def on_meta(build: Callable[[], Any], origin: object) -> Any:
     try:
         with torch.device("meta"):
             return build()
-    except (RuntimeError, ValueError, TypeError, AssertionError, OverflowError) as error:
-        raise ValueError(f"{origin}: the configuration describes no network ({error})") from error
+    except Exception as error:  # networks check their sizes each in their own way
+        raise ValueError(
+            f"{origin}: the configuration describes no network ({reason(error)}); copy it again"
+        ) from error
 
 
-def empty_planner(
-    config: Qwen2Config, shapes: Shapes, prefix: str, origin: object, lora: LoraSettings | None = None
-) -> Planner:
-    """A planner without memory, with LoRA apart if asked. `prefix` stands before "layers.0..." in the shapes' names."""
+def check_planner_sizes(config: Qwen2Config, shapes: Shapes, prefix: str, origin: object) -> None:
+    """ValueError unless layers and heads are those of the weights."""
     check_layers(config.num_hidden_layers, shapes, f"{prefix}layers.", origin)
     heads = config.num_attention_heads
     kv_heads = config.num_key_value_heads or heads
@@ -106,8 +122,16 @@ def empty_planner(
         if (rows, config.hidden_size) not in found:
             raise ValueError(
                 f"{origin}: the planner's config.json asks for a {projection} of {[rows, config.hidden_size]}, "
-                f"the weights hold {next((list(shape) for shape in found if shape), 'none')}"
+                f"the weights hold {next((list(shape) for shape in found if shape), 'none')}; "
+                "check that they belong together"
             )
+
+
+def empty_planner(
+    config: Qwen2Config, shapes: Shapes, prefix: str, origin: object, lora: LoraSettings | None = None
+) -> Planner:
+    """A planner without memory, with LoRA apart if asked. `prefix` stands before "layers.0..." in the shapes' names."""
+    check_planner_sizes(config, shapes, prefix, origin)
     planner = on_meta(lambda: Planner(Qwen2ForCausalLM(config)), origin)
     if lora is not None:
         on_meta(lambda: planner.add_lora(lora), origin)

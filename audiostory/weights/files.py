@@ -10,7 +10,9 @@ import hashlib
 import json
 import pickle
 import re
+import reprlib
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,13 +20,19 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 CHECKSUMS = "SHA256SUMS"  # what `sha256sum *` prints
 LARGEST_CONFIG = 1 << 20  # bytes; configurations have a few thousand
+LARGEST_YAML = 1 << 16  # which takes PyYAML most of a second
 LARGEST_TOKENIZER = 1 << 28
 LARGEST_PICKLE = 1 << 26  # of the names and shapes alone: 4,000 tensors take less than a megabyte
+
+WIDEST, MOST_LAYERS = 1 << 20, 1 << 10  # no network is larger
+
+_REPR = reprlib.Repr()
+_REPR.maxstring, _REPR.maxother, _REPR.maxlevel = 100, 100, 2
 
 
 class TensorFiles(Mapping[str, Tensor]):
@@ -61,7 +69,7 @@ class TensorFiles(Mapping[str, Tensor]):
                 source: Any = safe_open(path, framework="pt")
                 shapes = {name: tuple(source.get_slice(name).get_shape()) for name in source.keys()}  # noqa: SIM118
             except (SafetensorError, OSError) as error:
-                raise ValueError(f"{path} cannot be read as safetensors ({error}); copy it again") from error
+                raise ValueError(f"{path} cannot be read as safetensors ({reason(error)}); copy it again") from error
         else:
             source = _unpickle(path)
             shapes = {name: tuple(tensor.shape) for name, tensor in source.items()}
@@ -95,20 +103,15 @@ def check_safetensors(path: Path) -> None:
 
     Readers would find out too, but say neither which file nor how much of it is missing.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; copy the model folder again")
+    _check_fetched(path)
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if (start + file.read(32)).startswith(b"version https://git-lfs"):
-            raise ValueError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
-        length = int.from_bytes(start, "little")
+        length = int.from_bytes(file.read(8), "little")
         try:
-            file.seek(8)
             header = json.loads(file.read(length) if length < min(size, LARGEST_PICKLE) else b"")
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             promised = 8 + length + max(ends, default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{path} ({size:,} bytes) does not begin as a safetensors file does; copy it again"
             ) from error
@@ -126,7 +129,10 @@ def verify_checksums(folder: Path, paths: Sequence[Path], progress: bool = True)
     for line in read_text(folder / CHECKSUMS).splitlines():
         found = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line.strip())
         if not found:
-            raise ValueError(f"{folder / CHECKSUMS} holds {line[:80]!r}, expected lines as sha256sum prints them")
+            raise ValueError(
+                f"{folder / CHECKSUMS} holds {short(line)}, expected lines as sha256sum prints them; "
+                "copy it again, or delete it to do without"
+            )
         expected[str(inside(folder, found[2], CHECKSUMS))] = found[1]
     listed = [path for path in paths if str(path) in expected]
     with tqdm(
@@ -156,20 +162,48 @@ def sha256(path: Path, bar: tqdm | None = None) -> str:
 def inside(folder: Path, name: object, source: str) -> Path:
     """A path that a file names, which may not lead out of the folder."""
     pure = PurePosixPath(str(name))
-    if not isinstance(name, str) or not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name:
+    if (
+        not isinstance(name, str)
+        or not (name and name.isprintable())
+        or pure.is_absolute()
+        or ".." in pure.parts
+        or any(mark in name for mark in "\\:")
+    ):
         raise ValueError(
-            f"{folder / source} names the path {name!r}, which leads out of its folder; it is not followed"
+            f"{folder / source} names the path {short(name)}, which may lead out of its folder and is not followed; "
+            "write a plain name there"
         )
     return folder / pure
 
 
+def check_size(path: Path, name: str, value: object, whole: bool = True) -> None:
+    """ValueError for a configuration's number that no network has."""
+    kinds, most = int if whole else (int, float), MOST_LAYERS if "layers" in name else WIDEST
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= most:
+        raise ValueError(
+            f"{path}: {name} is {short(value)}, expected a {'whole ' if whole else ''}number from 1 to {most}; "
+            "copy the folder again"
+        )
+
+
+def short(value: object) -> str:
+    """What a file says, for a message: on one line and not too long, whatever it is."""
+    return "a huge number" if isinstance(value, int) and abs(value) >> 64 else _REPR.repr(value)
+
+
+def reason(error: Exception) -> str:
+    """What an error says, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
 def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
-    """A JSON object; one that gives a name twice is refused, since readers would disagree on what it says."""
+    """A JSON object. One that gives a name twice, or NaN, is refused: readers would disagree on what it says."""
     text = read_text(path, largest)
     try:
-        content = json.loads(text, object_pairs_hook=_once)
+        content = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); copy the model folder again") from error
+        raise ValueError(f"{path} is not valid JSON ({reason(error)}); copy the model folder again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a JSON object; copy the folder again")
     return content
@@ -177,12 +211,11 @@ def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping of plain values. Tags that would make objects are refused; nothing it names is imported."""
-    text = read_text(path)
+    text = read_text(path, LARGEST_YAML)
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as plain YAML ({reason}); copy the folder again") from error
+        content = yaml.load(text, _PlainYaml)
+    except Exception as error:  # a tag such as !!int before what is no number fails in any way
+        raise ValueError(f"{path} cannot be read as plain YAML ({reason(error)}); copy the folder again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a mapping; copy the folder again")
     return content
@@ -196,7 +229,7 @@ def read_text(path: Path, largest: int = LARGEST_CONFIG) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); copy it again") from error
+        raise ValueError(f"{path} is not UTF-8 text ({reason(error)}); copy it again") from error
 
 
 def _shards(index: Path) -> list[Path]:
@@ -209,16 +242,24 @@ def _shards(index: Path) -> list[Path]:
     return paths
 
 
-def _unpickle(path: Path) -> dict[str, Tensor]:
-    """A state dict without running what it holds: only tensors can come out of `weights_only`, mapped from the file."""
+def _check_fetched(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{path} is missing; copy the model folder again")
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    """A state dict without running what it holds: only tensors can come out of `weights_only`, mapped from the file."""
+    _check_fetched(path)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise ValueError(
-            f"{path} is no whole torch file ({error}): it is cut off, damaged, or older than torch 1.6; copy it again"
+            f"{path} is no whole torch file ({reason(error)}): it is cut off, damaged, or older than torch 1.6; "
+            "copy it again"
         ) from error
     # A packed entry could unfold into more than the disk holds; torch packs none.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or any(
@@ -232,22 +273,52 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors, and what it holds could run code, so it is not opened; "
             "fetch the weights as safetensors, or from where they were published"
         ) from error
-    except (RuntimeError, OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}); copy it again") from error
+    except Exception as error:  # damage inside the pickle shows in any way
+        raise ValueError(f"{path} cannot be read ({reason(error)}); copy it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected named tensors; copy it again")
-    if strange := [
-        str(name) for name, value in content.items() if not isinstance(value, Tensor) or not isinstance(name, str)
-    ]:
+    if strange := [name for name, value in content.items() if not isinstance(name, str) or not _is_plain(value)]:
         raise ValueError(
-            f"{path} holds {', '.join(strange[:5])}, which are no named tensors; expected a plain state dict"
+            f"{path} holds {', '.join(map(short, strange[:5]))}, expected names with dense tensors and nothing else; "
+            "fetch the weights as safetensors, or from where they were published"
         )
     return dict(content)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a pickled thing is a tensor as large as what the file holds of it: a view may repeat one number for
+    ever, and sparse ones unfold."""
+    return (
+        type(value) in (Tensor, nn.Parameter)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """Without merge keys, which repeat parts of a file until they fill the memory, and without names given twice."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not followed", node.start_mark)
+        if len(set(names)) != len(names):
+            raise yaml.constructor.ConstructorError(None, None, f"{_twice(names)} is given twice", node.start_mark)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+        raise ValueError(f"{_twice([name for name, _ in pairs])} is given twice")
     return content
+
+
+def _twice(names: Sequence[str]) -> str:
+    return short(next(name for name, count in Counter(names).items() if count > 1))
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is no number")

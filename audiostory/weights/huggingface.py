@@ -5,6 +5,7 @@ Configurations are read as values, tensors through the tables below; no class th
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,22 @@ from audiostory.weights import build, files
 from audiostory.weights.keymap import KeyMap
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+# What is taken from each config.json: sizes, and what else the network computes by.
+QWEN_SIZES = """
+    hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size
+    max_position_embeddings
+"""
+QWEN_MANNERS = """
+    hidden_act rms_norm_eps rope_theta rope_scaling rope_parameters tie_word_embeddings attention_dropout
+    use_sliding_window sliding_window max_window_layers layer_types bos_token_id eos_token_id pad_token_id
+"""
+T5_SIZES = """
+    d_model d_ff d_kv num_layers num_heads vocab_size relative_attention_num_buckets relative_attention_max_distance
+"""
+T5_MANNERS = "feed_forward_proj layer_norm_epsilon"
+WHISPER_SIZES = "d_model encoder_layers encoder_attention_heads encoder_ffn_dim num_mel_bins max_source_positions"
+WHISPER_MANNERS = "activation_function scale_embedding"
 
 QWEN = KeyMap(
     [("{rest}", "planner/{rest}")],
@@ -74,7 +91,7 @@ def read_text_encoder(folder: str | Path) -> TextEncoder:
 def read_whisper(folder: str | Path, dtype: torch.dtype = torch.float32) -> WhisperEncoder:
     """The encoder of a Whisper folder, which hears for the listener."""
     folder = Path(folder)
-    config = _config(WhisperConfig, folder, "whisper")
+    config = _config(WhisperConfig, folder, WHISPER_SIZES, WHISPER_MANNERS)
     tensors = files.open_weights(folder, WEIGHT_FILES)
     prefix = "model." if any(name.startswith("model.") for name in tensors) else ""
     build.check_layers(config.encoder_layers, tensors.shapes, f"{prefix}encoder.layers.", folder)
@@ -86,19 +103,25 @@ def read_whisper(folder: str | Path, dtype: torch.dtype = torch.float32) -> Whis
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
+    """Without the padding and truncation that a file may ask for: texts are padded and cut where they are used."""
     text = files.read_text(folder / "tokenizer.json", files.LARGEST_TOKENIZER)
     try:
-        return Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises nothing more special for a damaged file
-        raise ValueError(f"{folder / 'tokenizer.json'} cannot be read ({error}); copy the folder again") from error
+        raise ValueError(
+            f"{folder / 'tokenizer.json'} cannot be read ({files.reason(error)}); copy the folder again"
+        ) from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def qwen_config(folder: Path) -> Qwen2Config:
-    return _config(Qwen2Config, folder, "qwen2")
+    return _config(Qwen2Config, folder, QWEN_SIZES, QWEN_MANNERS)
 
 
 def t5_config(folder: Path) -> T5Config:
-    return _config(T5Config, folder, "t5")
+    return _config(T5Config, folder, T5_SIZES, T5_MANNERS)
 
 
 def repetition_penalty(folder: Path) -> float:
@@ -107,18 +130,32 @@ def repetition_penalty(folder: Path) -> float:
         return 1.0
     value = files.read_json(folder / "generation_config.json").get("repetition_penalty", 1.0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 100:
-        raise ValueError(f"{folder / 'generation_config.json'}: repetition_penalty is {value!r}, expected about 1")
+        raise ValueError(
+            f"{folder / 'generation_config.json'}: repetition_penalty is {files.short(value)}, expected about 1; "
+            "correct it"
+        )
     return float(value)
 
 
-def _config(cls: type[PreTrainedConfig], folder: Path, model_type: str) -> Any:
-    """A configuration's plain values as `cls`, whatever class the file names."""
+def _config(cls: type[PreTrainedConfig], folder: Path, sizes: str, manners: str) -> Any:
+    """The values that the class's network needs, under the names given and no others: some make transformers import
+    code or fetch it (auto_map, attn_implementation, quantization_config)."""
     path = folder / "config.json"
     values = files.read_json(path)
-    if values.get("model_type") != model_type:
-        raise ValueError(f"{path} describes a model of type {values.get('model_type')!r}, expected {model_type!r}")
-    values = {k: v for k, v in values.items() if k not in ("auto_map", "architectures", "quantization_config")}
+    if values.get("model_type") != cls.model_type:
+        raise ValueError(
+            f"{path} describes a model of type {files.short(values.get('model_type'))}, expected {cls.model_type!r}; "
+            "check the path"
+        )
+    for name in sizes.split():
+        if values.get(name) is not None:
+            files.check_size(path, name, values[name])
+    given = {name: values[name] for name in [*sizes.split(), *manners.split()] if name in values}
+    if strange := [n for n, value in given.items() if isinstance(value, float) and not 0 <= value < math.inf]:
+        raise ValueError(f"{path}: {strange[0]} is {given[strange[0]]}, expected a number from 0; copy it again")
     try:
-        return cls.from_dict(values)
+        return cls.from_dict(given)
     except Exception as error:  # configurations check themselves, each in its own way
-        raise ValueError(f"{path} is no configuration of {model_type} ({error}); copy the folder again") from error
+        raise ValueError(
+            f"{path} is no configuration of {cls.model_type} ({files.reason(error)}); copy the folder again"
+        ) from error

@@ -103,7 +103,8 @@ class KeyMap:
         loaded: dict[str, str] = {}
         aliased, ignored, unexpected, misshaped = [], [], [], []
         for theirs, shape in found.items():
-            original = self.aliases.get(theirs, theirs)
+            # Untied networks have a tensor of their own under an alias's name.
+            original = theirs if self.to_ours(theirs) in expected else self.aliases.get(theirs, theirs)
             if original != theirs and original in found:
                 aliased.append(theirs)
                 if tuple(found[original]) != tuple(shape):

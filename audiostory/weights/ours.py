@@ -2,8 +2,11 @@
 
     model_index.json        which component is of which class, and the settings the model is told with
     planner/ bridge/ dit/ codec/          config.json and safetensors, read by each component's own class
+    planner/lora/                         the planner's LoRA, where it is kept apart (weights.lora)
     tokenizer/tokenizer.json              the planner's vocabulary
     text_encoder/                         only training needs it
+    listener_projector/                   of models that hear an instruction
+    released.json                         what only the released layout has a place for (weights.convert)
 
 Reading is strict: what is missing, damaged, misshaped or of another class is a ValueError that names the file.
 """
@@ -25,10 +28,11 @@ from torch import nn
 from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT
+from audiostory.model.listener import ListenerProjector
 from audiostory.model.planner import Planner
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.story import Vocabulary
-from audiostory.weights import files
+from audiostory.weights import files, lora
 
 INDEX = "model_index.json"
 PIPELINE = "AudioStoryPipeline"
@@ -38,6 +42,7 @@ CLASSES: dict[str, type[nn.Module]] = {
     "dit": VelocityDiT,
     "codec": Codec,
     "text_encoder": TextEncoder,
+    "listener_projector": ListenerProjector,
 }
 TELLING = ("planner", "bridge", "dit", "codec")  # what telling a story needs
 
@@ -115,17 +120,27 @@ def write_index(folder: str | Path, components: Mapping[str, nn.Module], setting
     (Path(folder) / INDEX).write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_component(folder: str | Path, name: str, dtype: torch.dtype = torch.float32) -> Any:
+def read_component(
+    folder: str | Path, name: str, dtype: torch.dtype = torch.float32, *, keep_lora: bool = False
+) -> Any:
     """One component of a model folder, by its name in CLASSES: in eval mode, on the CPU, in `dtype` whatever is stored.
 
-    The text encoder is always float32: T5 overflows in half precision.
+    The text encoder is always float32: T5 overflows in half precision. A planner's LoRA that is stored apart is merged
+    unless `keep_lora`, which asks for one that is.
     """
     cls, part = CLASSES[name], Path(folder) / name
     if not (part / "config.json").is_file():
         raise ValueError(f"{part / 'config.json'} is missing, so there is no {name}; copy the model folder again")
     config = files.read_json(part / "config.json")
     check_weights(part)
+    apart = name == "planner" and (part / lora.FOLDER).is_dir()
+    if apart:
+        check_weights(part / lora.FOLDER)
+    elif keep_lora:
+        raise ValueError(f"{part} has no {lora.FOLDER}/: nothing was kept apart there; read it without keep_lora")
     try:
+        if apart:
+            return lora.read_planner(part, dtype, keep_lora)
         if issubclass(cls, ModelMixin):
             return _read_diffusers(cls, part, config, dtype)
         return cls.from_pretrained(part) if cls is TextEncoder else cls.from_pretrained(part, dtype=dtype)  # type: ignore[attr-defined]
@@ -197,5 +212,9 @@ def _read_diffusers(cls: type[ModelMixin], part: Path, config: Mapping[str, Any]
 
 def _what_else(folder: Path) -> str:
     if (folder / "pytorch_model.bin").is_file() or (folder / "config.yaml").is_file():
-        return ". It looks like a checkpoint in the released system's layout, which this version does not read yet"
+        return (
+            ". It looks like a checkpoint in the released system's layout: read it with "
+            "AudioStoryPipeline.from_released (commands: --tangoflux_model), or convert it "
+            "with scripts/convert_weights.py"
+        )
     return "; give a folder that AudioStoryPipeline.save_pretrained wrote"

@@ -11,7 +11,6 @@ never a guess, since a wrong scale or token count gives sound that is merely bad
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,9 +219,10 @@ def read_config(folder: Path, llm_config: Path | None = None) -> ReleasedConfig:
 
     An `llm_model` of null is what the release then takes from its shipped configs/audiostory_llm_qwen25_3b_lora.yaml:
     `llm_config` if given, else that file's values (SPEC 2). The tensors' shapes confirm the rank, not alpha.
+    An `llm_model` that is there wins over `llm_config`.
     """
     yaml = _Yaml(folder / "config.yaml")
-    llm = _Yaml(llm_config) if llm_config else yaml.below("llm_model")
+    llm = yaml.below("llm_model") or (_Yaml(llm_config) if llm_config else None)
     shipped = llm is None
     width = yaml.whole("agent_model.model_dims")
     tokenizer_folder = yaml.text("tokenizer.pretrained_model_path")
@@ -256,17 +256,25 @@ def read_vocabulary(language_model: Path, model: Path, config: ReleasedConfig) -
     path = tangoflux.beside(model, config.added_tokens, "list of added tokens")
     names = list(files.read_json(path))
     base = tokenizer.get_vocab_size(with_added_tokens=True)
-    add_special_tokens(tokenizer, names)
+    try:
+        add_special_tokens(tokenizer, names)
+        vocabulary = Vocabulary(tokenizer, num_semantic=config.num_semantic, num_residual=config.num_residual)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}, with the tokenizer of {language_model} and the counts of config.yaml: {error}"
+        ) from error
     if strange := [name for index, name in enumerate(names) if tokenizer.token_to_id(name) != base + index]:
-        raise ValueError(f"{path}: {strange[0]} did not get the id of its place; use the tokenizer of Qwen2.5")
+        raise ValueError(
+            f"{path}: {files.short(strange[0])} did not get the id of its place; use the tokenizer of Qwen2.5"
+        )
     if base + len(names) != config.num_tokens:
         raise ValueError(
             f"{language_model} has {base} tokens and {path} adds {len(names)}, but the planner's table has "
-            f"{config.num_tokens} rows; they do not belong together"
+            f"{config.num_tokens} rows; check that they belong together"
         )
     if len(names) == len(SPECIAL_TOKENS) and tuple(names) != SPECIAL_TOKENS:
         raise ValueError(f"{path} has the released names in another order, so ids would be swapped; fetch it again")
-    return Vocabulary(tokenizer, num_semantic=config.num_semantic, num_residual=config.num_residual)
+    return vocabulary
 
 
 def _planner(empty: Planner, source: build.Source, lora: LoraSettings, dtype: torch.dtype, keep_lora: bool) -> Planner:
@@ -295,7 +303,7 @@ def _filled(part: Any, read_tensor: Any, dtype: torch.dtype) -> Any:
 def _lora(llm: _Yaml) -> LoraSettings:
     for name, wanted in (("target_modules", LORA_TARGETS), ("modules_to_save", LORA_LEARNT_WHOLE)):
         given = llm.get(f"peft_config.{name}")
-        _expect(sorted(given) if isinstance(given, list) else given, sorted(wanted), f"{llm.path}: peft_config.{name}")
+        _expect(sorted(map(str, given)) if isinstance(given, list) else given, sorted(wanted), f"{llm.path}: {name}")
     return LoraSettings(
         rank=llm.whole("peft_config.r"),
         alpha=llm.whole("peft_config.lora_alpha"),
@@ -319,7 +327,7 @@ class _Yaml:
 
     def __init__(self, path: Path, content: Any = None, above: str = ""):
         self.path, self._above = path, above
-        self._content = files.read_yaml(path) if content is None else content
+        self._content: Any = files.read_yaml(path) if content is None else content
 
     def get(self, name: str, *default: Any) -> Any:
         value = self._content
@@ -330,8 +338,14 @@ class _Yaml:
                 if default:
                     return default[0]
                 raise ValueError(
-                    f"{self.path} lacks {self._above}{name}; it is never guessed, write it as the checkpoint was trained"
+                    f"{self.path} lacks {self._above}{name}, which is never guessed; write it as the checkpoint was "
+                    "trained"
                 ) from None
+            if _is_reference(value):
+                raise ValueError(
+                    f"{self.path}: {self._above}{name} refers to {files.short(value)}, and references are not "
+                    "resolved; write the value itself"
+                )
         return value
 
     def below(self, name: str) -> _Yaml | None:
@@ -339,7 +353,7 @@ class _Yaml:
         value = self.get(name, None)
         return None if value is None else _Yaml(self.path, value, f"{self._above}{name}.")
 
-    def whole(self, name: str, most: int = tangoflux.WIDEST) -> int:
+    def whole(self, name: str, most: int = files.WIDEST) -> int:
         value = self.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise self._strange(name, value, f"a whole number from 1 to {most}")
@@ -347,8 +361,8 @@ class _Yaml:
 
     def number(self, name: str, *default: float, least: float = 1e-6) -> float:
         value = self.get(name, *default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-            raise self._strange(name, value, f"a number, {least:g} or more")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= files.WIDEST:
+            raise self._strange(name, value, f"a number from {least:g} to {files.WIDEST}")
         return float(value)
 
     def text(self, name: str) -> str:
@@ -358,10 +372,19 @@ class _Yaml:
         return value
 
     def _strange(self, name: str, value: Any, expected: str) -> ValueError:
-        hint = " (references such as ${...} are not resolved; write the value)" if "${" in str(value) else ""
-        return ValueError(f"{self.path}: {self._above}{name} is {value!r}, expected {expected}{hint}")
+        return ValueError(
+            f"{self.path}: {self._above}{name} is {files.short(value)}, expected {expected}; write it as the "
+            "checkpoint was trained"
+        )
+
+
+def _is_reference(value: object) -> bool:
+    return isinstance(value, str) and "${" in value
 
 
 def _expect(value: Any, wanted: Any, what: str) -> None:
     if value != wanted:
-        raise ValueError(f"{what} is {value!r}, only {wanted!r} is known; the weights would mean something else")
+        raise ValueError(
+            f"{what} is {files.short(value)}, only {wanted!r} is known; with another the weights mean something else, "
+            "so fetch the released ones"
+        )

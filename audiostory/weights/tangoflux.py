@@ -25,7 +25,6 @@ from audiostory.weights import build, files, huggingface
 from audiostory.weights.keymap import KeyMap, Report
 
 TANGOFLUX_FILE, VAE_FILE, VAE_ONLY_FILE = "tangoflux.safetensors", "vae.safetensors", "model.safetensors"
-WIDEST = 1 << 20  # no size in a configuration is larger
 
 DIT = KeyMap(
     [
@@ -76,13 +75,20 @@ def read_config(folder: Path) -> TangoFluxConfig:
     values = files.read_json(path)
     if unknown := sorted(set(values) - {field.name for field in fields(TangoFluxConfig)}):
         raise ValueError(
-            f"{path} sets {', '.join(unknown)}, which TangoFlux does not know; is it another model's folder?"
+            f"{path} sets {files.short(unknown)}, which TangoFlux does not know; give the folder of TangoFlux"
         )
     for name, value in values.items():
         if name not in ("uncondition", "text_encoder_name"):
-            _check_size(path, name, value, whole=name != "max_duration")
+            files.check_size(path, name, value, whole=name != "max_duration")
     if not isinstance(values.get("text_encoder_name", ""), str):
-        raise ValueError(f"{path}: text_encoder_name is {values['text_encoder_name']!r}, expected a folder's name")
+        raise ValueError(
+            f"{path}: text_encoder_name is {files.short(values['text_encoder_name'])}, expected a folder's name; "
+            "copy the folder again"
+        )
+    if not isinstance(values.get("uncondition", False), bool):
+        raise ValueError(
+            f"{path}: uncondition is {files.short(values['uncondition'])}, expected true or false; copy it again"
+        )
     return TangoFluxConfig(**values)
 
 
@@ -92,13 +98,17 @@ def read_vae_config(folder: Path) -> VaeConfig:
         return VaeConfig()
     values = files.read_json(path)
     if unknown := sorted(set(values) - {field.name for field in fields(VaeConfig)}):
-        raise ValueError(f"{path} sets {', '.join(unknown)}; the VAE has {', '.join(asdict(VaeConfig()))}")
+        raise ValueError(
+            f"{path} sets {files.short(unknown)}, which this VAE does not have; it has {', '.join(asdict(VaeConfig()))}"
+        )
     for name, value in values.items():
         several = value if name in ("downsampling_ratios", "channel_multiples") else [value]
         if not isinstance(several, list) or not 1 <= len(several) <= 16:
-            raise ValueError(f"{path}: {name} is {value!r}, expected a short list of numbers")
+            raise ValueError(
+                f"{path}: {name} is {files.short(value)}, expected a list of 1 to 16 numbers; copy the folder again"
+            )
         for one in several:
-            _check_size(path, name, one)
+            files.check_size(path, name, one)
     return VaeConfig(**values)
 
 
@@ -194,20 +204,13 @@ def beside(folder: Path, named: str, what: str) -> Path:
     """The folder that a checkpoint names, such as "ckpt/flan-t5-large": as seen from where `folder`'s own ckpt/ lies,
     or under its last name beside or inside `folder`. ValueError for a path that leads out, and when there is none."""
     absolute = folder.absolute()
-    relative = files.inside(Path(), named, f"{folder.name}'s configuration")
+    says = "config.yaml" if (folder / "config.yaml").is_file() else "config.json"
+    relative = files.inside(absolute, named, says).relative_to(absolute)
     places = [absolute.parent.parent / relative, absolute.parent / relative.name, absolute / relative.name]
     for place in places:
         if place.exists():
             return place
     raise ValueError(
-        f"{folder} names {named!r} as its {what}, and there is none at {' or '.join(str(place) for place in places)}; "
-        f"put it there, or say where it is"
+        f"{folder / says} names {named!r} as its {what}, and there is none at {' or '.join(map(str, places))}; "
+        "put it there, or say where it is"
     )
-
-
-def _check_size(path: Path, name: str, value: object, whole: bool = True) -> None:
-    kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= WIDEST:
-        raise ValueError(
-            f"{path}: {name} is {value!r}, expected a {'whole ' if whole else ''}number from 1 to {WIDEST}"
-        )

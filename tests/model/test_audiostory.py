@@ -187,7 +187,7 @@ def test_each_loss_reaches_exactly_its_states(
 ):
     model, batch = tiny.audiostory(), tiny.story_batch()
     states = model.planner.states(batch.ids).detach().requires_grad_()
-    monkeypatch.setattr(model.planner, "states", lambda ids: states)
+    monkeypatch.setattr(model.planner, "states", lambda ids, embeddings: states)
     tell(model, batch)[loss].backward()
     assert torch.equal(states.grad.abs().sum(-1) > 0, reached(batch))
 

@@ -103,7 +103,7 @@ DAMAGES = {
     "no index": (lambda f: (f / "model_index.json").unlink(), "not an AudioStory model folder"),
     "released layout": (
         lambda f: ((f / "model_index.json").unlink(), (f / "pytorch_model.bin").touch()),
-        "released system's layout",
+        "released system's layout: read it with AudioStoryPipeline.from_released .*scripts/convert_weights.py",
     ),
     "index not JSON": (lambda f: (f / "model_index.json").write_text("{"), "model_index.json is not valid JSON"),
     "index not text": (

@@ -176,8 +176,7 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
         raise ValueError(f"there is no device {device!r} here ({reason}); --device cpu works everywhere") from error
     if options.offload and device == "cpu":
         raise ValueError("--offload moves parts between the CPU and a GPU, and there is none to move to; leave it out")
-    name: str = DTYPES.get(options.dtype, options.dtype)
-    dtype = getattr(torch, name)
+    dtype = getattr(torch, str(DTYPES.get(options.dtype, options.dtype)))
     if _is_released(options):
         pipeline = AudioStoryPipeline.from_released(
             options.model_path,

@@ -60,9 +60,9 @@ def _back(arguments: argparse.Namespace) -> int:
     given = ("tangoflux_model", "language_model", "text_encoder", "llm_cfg_path", "merge_lora")
     if idle := [f"--{name}" for name in given if getattr(arguments, name)]:
         raise ValueError(f"{', '.join(idle)} mean nothing with --to released; leave them out")
-    from audiostory.weights import convert
+    from audiostory.weights import convert_back
 
-    back = convert.to_released(arguments.model_path, arguments.output)
+    back = convert_back.to_released(arguments.model_path, arguments.output)
     for name, report in back.reports.items():
         print(f"{name}: {report}")
     beside = " and ".join(Path(name).name for name in (back.language_model, back.text_encoder))

@@ -54,6 +54,7 @@ class Source:
         self.table, self.tensors, self.origin = table, tensors, origin
         self.report: Report = table.match(tensors.shapes, expected)
         self.report.check(origin)
+        self.on_read: Callable[[int], object] = lambda num_bytes: None
         for alias in self.report.aliased:
             self._check_alias(alias, table.aliases[alias])
 
@@ -65,8 +66,9 @@ class Source:
                 f"{self.origin}: {theirs} holds {stored.dtype}, expected floating-point numbers; "
                 "fetch the weights in bf16, fp16 or fp32"
             )
+        self.on_read(stored.nbytes)
         tensor = stored.to(dtype)
-        if not tensor.sum(dtype=torch.float64).isfinite():  # a sum shows NaN and infinity, and makes no copy
+        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():  # both ends show NaN; no copy is made
             log.warning("%s: %s holds values that are not finite; what it computes will be noise", self.origin, theirs)
         return tensor
 
@@ -159,6 +161,21 @@ def fill_planner(planner: Planner, read: Callable[[str, torch.dtype], Tensor], d
     qwen.tie_weights()
     qwen.model.rotary_emb = type(qwen.model.rotary_emb)(config=qwen.config)  # computed, so in no file
     return planner.eval()
+
+
+def fill_planner_with_lora(
+    empty: Planner,
+    read: Callable[[str, torch.dtype], Tensor],
+    settings: LoraSettings,
+    dtype: torch.dtype,
+    keep_lora: bool,
+    origin: object,
+) -> Planner:
+    """An empty planner with LoRA apart gets its tensors; unless `keep_lora`, a plain one gets them merged."""
+    if keep_lora:
+        return fill_planner(empty, read, dtype)
+    plain = on_meta(lambda: Planner(Qwen2ForCausalLM(empty.qwen.config)), origin)
+    return fill_planner(plain, merging(read, planner_shapes(empty), settings), dtype)
 
 
 def merging(

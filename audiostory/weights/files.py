@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 CHECKSUMS = "SHA256SUMS"  # what `sha256sum *` prints
 LARGEST_CONFIG = 1 << 20  # bytes; configurations have a few thousand
-LARGEST_YAML = 1 << 16  # which takes PyYAML most of a second
+LARGEST_YAML = 1 << 18  # which takes PyYAML two seconds
 LARGEST_TOKENIZER = 1 << 28
 LARGEST_PICKLE = 1 << 26  # of the names and shapes alone: 4,000 tensors take less than a megabyte
 

@@ -41,12 +41,8 @@ def read_planner(part: Path, dtype: torch.dtype, keep_lora: bool) -> Planner:
     base, adapter = (files.open_weights(*at) for at in ((part, BASE_FILES), (part / FOLDER, FILES)))
     tensors = files.TensorFiles([*base.paths, *adapter.paths])
     empty = build.empty_planner(huggingface.qwen_config(part), tensors.shapes, "model.", part, settings)
-    shapes = build.planner_shapes(empty)
-    source = build.Source(_BOTH, tensors, shapes, part)
-    if keep_lora:
-        return build.fill_planner(empty, source, dtype)
-    plain = build.on_meta(lambda: Planner(type(empty.qwen)(empty.qwen.config)), part)
-    return build.fill_planner(plain, build.merging(source, shapes, settings), dtype)
+    source = build.Source(_BOTH, tensors, build.planner_shapes(empty), part)
+    return build.fill_planner_with_lora(empty, source, settings, dtype, keep_lora, part)
 
 
 def read_settings(folder: Path) -> tuple[LoraSettings, str | None]:

@@ -10,6 +10,7 @@ A `vae_config.json`, if there is one, gives the VAE's sizes; otherwise they are 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +24,8 @@ from audiostory.model.dit import VelocityDiT
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.weights import build, files, huggingface
 from audiostory.weights.keymap import KeyMap, Report
+
+log = logging.getLogger(__name__)
 
 TANGOFLUX_FILE, VAE_FILE, VAE_ONLY_FILE = "tangoflux.safetensors", "vae.safetensors", "model.safetensors"
 
@@ -72,11 +75,10 @@ class VaeConfig:
 
 def read_config(folder: Path) -> TangoFluxConfig:
     path = folder / "config.json"
-    values = files.read_json(path)
-    if unknown := sorted(set(values) - {field.name for field in fields(TangoFluxConfig)}):
-        raise ValueError(
-            f"{path} sets {files.short(unknown)}, which TangoFlux does not know; give the folder of TangoFlux"
-        )
+    said = files.read_json(path)
+    values = {field.name: said[field.name] for field in fields(TangoFluxConfig) if field.name in said}
+    if unknown := sorted(set(said) - set(values)):  # the release passes over it too
+        log.warning("%s sets %s, which nothing here uses", path, files.short(unknown))
     for name, value in values.items():
         if name not in ("uncondition", "text_encoder_name"):
             files.check_size(path, name, value, whole=name != "max_duration")
@@ -167,19 +169,23 @@ def empty_codec(config: VaeConfig, shapes: build.Shapes, origin: object) -> Code
     return codec
 
 
-def open_vae(folder: Path) -> files.TensorFiles:
-    return files.open_weights(folder, (VAE_FILE, VAE_ONLY_FILE))
+def open_codec(folder: Path) -> tuple[Codec, build.Source]:
+    """The VAE of either layout as a codec without memory, and where its tensors come from."""
+    tensors = files.open_weights(folder, (VAE_FILE, VAE_ONLY_FILE))
+    codec = empty_codec(read_vae_config(folder), tensors.shapes, folder)
+    return codec, build.Source(VAE, tensors, build.shapes_of(codec.vae, "codec/vae."), folder)
+
+
+def fill_codec(codec: Codec, source: build.Source, dtype: torch.dtype) -> Codec:
+    state = {name: source(f"codec/vae.{name}", dtype) for name in codec.vae.state_dict()}
+    codec.vae.load_state_dict(state, strict=True, assign=True)
+    return codec.eval()
 
 
 def read_codec(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Codec, Report]:
     """The VAE of either layout, strictly, as a codec in eval mode."""
-    folder = Path(folder)
-    tensors = open_vae(folder)
-    codec = empty_codec(read_vae_config(folder), tensors.shapes, folder)
-    source = build.Source(VAE, tensors, build.shapes_of(codec.vae, "codec/vae."), folder)
-    state = {name: source(f"codec/vae.{name}", dtype) for name in codec.vae.state_dict()}
-    codec.vae.load_state_dict(state, strict=True, assign=True)
-    return codec.eval(), source.report
+    codec, source = open_codec(Path(folder))
+    return fill_codec(codec, source, dtype), source.report
 
 
 def read(

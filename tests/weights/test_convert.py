@@ -20,7 +20,7 @@ from torch import Tensor
 from audiostory.model.inputs import BridgeTokens, Condition
 from audiostory.model.planner import Planner
 from audiostory.pipeline import AudioStoryPipeline
-from audiostory.weights import convert, files, ours, released, tangoflux, writing
+from audiostory.weights import convert, convert_back, files, ours, released, tangoflux, writing
 from audiostory.weights.files import TensorFiles
 
 BIN, VAE = "audiostory-tiny/pytorch_model.bin", "Flux_detokenizer/model.safetensors"
@@ -59,7 +59,7 @@ def settled(part):
 
 def there_and_back(checkpoint: Path, tmp_path: Path) -> Path:
     convert.to_ours(golden_weights.folders(checkpoint), tmp_path / "audiostory-tiny", progress=False)
-    convert.to_released(tmp_path / "audiostory-tiny", tmp_path / "again", progress=False)
+    convert_back.to_released(tmp_path / "audiostory-tiny", tmp_path / "again", progress=False)
     return tmp_path / "again"
 
 
@@ -116,7 +116,7 @@ def test_a_model_that_never_was_a_released_one_gets_the_release_s_names(converte
     model = copy_of(converted, tmp_path)
     (model / convert.EXTRAS).unlink()
     edit(model / "planner/lora/adapter_config.json", base_model_name_or_path=None)
-    convert.to_released(model, tmp_path / "ckpt", progress=False)
+    convert_back.to_released(model, tmp_path / "ckpt", progress=False)
     config = released.read_config(tmp_path / "ckpt" / "model")
     assert config.language_model == "ckpt/Qwen2.5-3B-Instruct"
     assert config.loss_weights == {"text": 1.0, "semantic": 1.0, "flow": 1.0}
@@ -241,13 +241,13 @@ def test_what_the_released_layout_cannot_hold_is_refused_and_nothing_written(con
     do, message = NO_WAY_BACK[case]
     do(copy_of(converted, tmp_path))
     with pytest.raises(ValueError, match=message):
-        convert.to_released(tmp_path / "model", tmp_path / "ckpt", progress=False)
+        convert_back.to_released(tmp_path / "model", tmp_path / "ckpt", progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_merged_lora_has_no_way_back(merged, tmp_path):
     with pytest.raises(ValueError, match=r"has its LoRA merged.*without --merge_lora"):
-        convert.to_released(merged, tmp_path / "ckpt", progress=False)
+        convert_back.to_released(merged, tmp_path / "ckpt", progress=False)
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -264,7 +264,7 @@ def test_a_failure_in_the_middle_leaves_nothing(golden_checkpoint, converted, tm
     monkeypatch.setattr(writing, "tqdm", Failing)
     for run in (
         lambda: convert.to_ours(golden_weights.folders(golden_checkpoint), tmp_path / "a/model", progress=False),
-        lambda: convert.to_released(converted, tmp_path / "b/ckpt", progress=False),
+        lambda: convert_back.to_released(converted, tmp_path / "b/ckpt", progress=False),
     ):
         steps.clear()
         with pytest.raises(type(failure)):
@@ -275,7 +275,7 @@ def test_a_failure_in_the_middle_leaves_nothing(golden_checkpoint, converted, tm
 
 def test_what_a_killed_process_left_is_cleared_away(converted, tmp_path):
     (tmp_path / ".ckpt.unfinished").mkdir()
-    convert.to_released(converted, tmp_path / "ckpt", progress=False)
+    convert_back.to_released(converted, tmp_path / "ckpt", progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
 
 
@@ -283,7 +283,7 @@ def test_an_existing_output_is_not_written_over(golden_checkpoint, converted, tm
     with pytest.raises(ValueError, match="exists and is not written over"):
         convert.to_ours(golden_weights.folders(golden_checkpoint), tmp_path, progress=False)
     with pytest.raises(ValueError, match="exists and is not written over"):
-        convert.to_released(converted, tmp_path, progress=False)
+        convert_back.to_released(converted, tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -335,7 +335,7 @@ import sys
 from pathlib import Path
 
 import peft.tuners.lora, peft.utils.save_and_load
-from audiostory.weights import convert, released
+from audiostory.weights import convert, convert_back, released
 
 def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -344,7 +344,7 @@ def status(field):
 baseline = status("VmRSS")
 way, source, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 if way == "released":
-    convert.to_released(source, output, progress=False)
+    convert_back.to_released(source, output, progress=False)
 else:
     folders = released.Folders(model=source / "audiostory-tiny", tangoflux=source / "Flux_detokenizer")
     convert.to_ours(folders, output, progress=False)

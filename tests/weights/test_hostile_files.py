@@ -520,7 +520,7 @@ MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(
         ("a: 1\n---\nb: 2", "cannot be read as plain YAML"),
         ("", "a NoneType, expected a mapping"),
         ("- a", "a list, expected a mapping"),
-        ("a: 1\n" + "#" * (1 << 21), "at most 65,536 are read"),
+        ("a: 1\n" + "#" * (1 << 21), "at most 262,144 are read"),
         ("a: [" + "1, " * 10000, "cannot be read as plain YAML"),
     ],
 )

@@ -106,26 +106,18 @@ class AudioStoryPipeline(DiffusionPipeline):
     def from_released(
         cls,
         model: str | Path,
-        tangoflux: str | Path,
+        tangoflux: str | Path | None = None,
         *,
-        language_model: str | Path | None = None,
-        text_encoder: str | Path | None = None,
-        llm_config: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
+        **elsewhere: str | Path | None,
     ) -> AudioStoryPipeline:
         """Reads the released checkpoint (docs/WEIGHTS.md), onto the CPU, with LoRA merged.
 
-        `model` and `tangoflux` are its two folders; Qwen2.5's and Flan-T5's are looked for beside them when not given.
-        The text encoder is needed for a moment only. ValueError for anything that is not as it should be.
+        `tangoflux` is Flux_detokenizer beside `model` unless given. `elsewhere` may say where the `language_model`, the
+        `text_encoder`, the `added_tokens` or an `llm_config` are; otherwise they are looked for under the names in the
+        checkpoint. The text encoder is needed for a moment only. ValueError for anything that is not as it should be.
         """
-        folders = released.Folders(
-            model=Path(model),
-            tangoflux=Path(tangoflux),
-            language_model=Path(language_model) if language_model else None,
-            text_encoder=Path(text_encoder) if text_encoder else None,
-            llm_config=Path(llm_config) if llm_config else None,
-        )
-        read = released.read(folders, dtype)
+        read = released.read(released.Folders.of(model, tangoflux, **elsewhere), dtype)
         return cls(read.planner, read.vocabulary, read.bridge, read.dit, read.codec, read.settings)
 
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **unsupported: Any) -> None:

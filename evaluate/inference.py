@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     more("--tangoflux_model", type=Path, metavar="DIR", help="the VAE and the DiT's sizes (Flux_detokenizer beside it)")
     more("--language_model", type=Path, metavar="DIR", help="Qwen2.5's folder (the one that config.yaml names)")
     more("--text_encoder", type=Path, metavar="DIR", help="Flan-T5's folder (the one that config.json names)")
+    more("--added_tokens", type=Path, metavar="FILE", help="the list of added tokens (the one that config.yaml names)")
     more("--llm_cfg_path", type=Path, metavar="FILE", help="its LoRA settings, if config.yaml leaves llm_model null")
     add("--seed", type=int, default=0, help="another seed: the same plan, rendered otherwise (0)")
     add("--steps", type=int, help="denoising steps (the model's own)")
@@ -102,7 +103,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--total_duration must be a positive number of seconds, got {options.total_duration}")
     if options.target_sr is not None and options.target_sr not in SAMPLE_RATES:
         raise ValueError(f"--target_sr must be {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz, got {options.target_sr}")
-    for name in ("tangoflux_model", "language_model", "text_encoder", "llm_cfg_path"):
+    for name in ("tangoflux_model", "language_model", "text_encoder", "added_tokens", "llm_cfg_path"):
         if getattr(options, name) is not None and not _is_released(options):
             raise ValueError(
                 f"--{name} goes with the released checkpoint, but --model_path {options.model_path} holds no "
@@ -180,9 +181,10 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
     if _is_released(options):
         pipeline = AudioStoryPipeline.from_released(
             options.model_path,
-            options.tangoflux_model or options.model_path.absolute().parent / "Flux_detokenizer",
+            options.tangoflux_model,
             language_model=options.language_model,
             text_encoder=options.text_encoder,
+            added_tokens=options.added_tokens,
             llm_config=options.llm_cfg_path,
             dtype=dtype,
         )

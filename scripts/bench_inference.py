@@ -57,8 +57,7 @@ def _bench(options: argparse.Namespace) -> None:
     print(f"{'phase':<28}{'seconds':>9}{'memory GB':>11}{'GPU peak GB':>13}")
     with _phase("load", device):
         if options.model_path is not None and released.looks_released(options.model_path):
-            flux = options.tangoflux_model or options.model_path.absolute().parent / "Flux_detokenizer"
-            pipeline = AudioStoryPipeline.from_released(options.model_path, flux, dtype=dtype)
+            pipeline = AudioStoryPipeline.from_released(options.model_path, options.tangoflux_model, dtype=dtype)
         else:
             pipeline = AudioStoryPipeline.from_pretrained(options.model_path or MINI, dtype=dtype)
         if options.offload:

@@ -22,9 +22,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model_path", type=Path, required=True, help="the folder of config.yaml, or a model of ours")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write, which must not exist")
     there = parser.add_argument_group("from the release to ours")
-    there.add_argument("--tangoflux_model", type=Path, help="the folder with the VAE and the DiT's sizes")
+    there.add_argument("--tangoflux_model", type=Path, help="the VAE and the DiT's sizes [Flux_detokenizer beside it]")
     there.add_argument("--language_model", type=Path, metavar="DIR", help="Qwen2.5, if it lies elsewhere")
     there.add_argument("--text_encoder", type=Path, metavar="DIR", help="Flan-T5, if it lies elsewhere")
+    there.add_argument("--added_tokens", type=Path, metavar="FILE", help="the list of added tokens, if elsewhere")
     there.add_argument("--llm_cfg_path", type=Path, metavar="FILE", help="for a config.yaml whose llm_model is null")
     there.add_argument("--merge_lora", action="store_true", help="fold LoRA into the planner's weights")
     arguments = parser.parse_args(argv)
@@ -39,15 +40,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _there(arguments: argparse.Namespace) -> int:
-    if arguments.tangoflux_model is None:
-        raise ValueError("--tangoflux_model is missing: name the folder with the VAE, such as ckpt/Flux_detokenizer")
     from audiostory.weights import convert, released
 
-    folders = released.Folders(
-        model=arguments.model_path,
-        tangoflux=arguments.tangoflux_model,
+    folders = released.Folders.of(
+        arguments.model_path,
+        arguments.tangoflux_model,
         language_model=arguments.language_model,
         text_encoder=arguments.text_encoder,
+        added_tokens=arguments.added_tokens,
         llm_config=arguments.llm_cfg_path,
     )
     for name, report in convert.to_ours(folders, arguments.output, merge_lora=arguments.merge_lora).items():
@@ -57,7 +57,7 @@ def _there(arguments: argparse.Namespace) -> int:
 
 
 def _back(arguments: argparse.Namespace) -> int:
-    given = ("tangoflux_model", "language_model", "text_encoder", "llm_cfg_path", "merge_lora")
+    given = ("tangoflux_model", "language_model", "text_encoder", "added_tokens", "llm_cfg_path", "merge_lora")
     if idle := [f"--{name}" for name in given if getattr(arguments, name)]:
         raise ValueError(f"{', '.join(idle)} mean nothing with --to released; leave them out")
     from audiostory.weights import convert_back

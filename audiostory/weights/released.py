@@ -80,7 +80,14 @@ class Folders:
     tangoflux: Path
     language_model: Path | None = None
     text_encoder: Path | None = None
+    added_tokens: Path | None = None
     llm_config: Path | None = None  # stands in for an llm_model that config.yaml leaves open
+
+    @classmethod
+    def of(cls, model: str | Path, tangoflux: str | Path | None = None, **elsewhere: str | Path | None) -> Folders:
+        """`tangoflux` is Flux_detokenizer beside `model` unless given."""
+        flux = Path(tangoflux) if tangoflux else Path(model).absolute().parent / "Flux_detokenizer"
+        return cls(model=Path(model), tangoflux=flux, **{name: Path(path) for name, path in elsewhere.items() if path})
 
     def find(self, config: ReleasedConfig, flux: tangoflux.TangoFluxConfig) -> tuple[Path, Path]:
         """The folders of Qwen2.5 and of Flan-T5."""
@@ -146,7 +153,8 @@ def open_checkpoint(folders: Folders, progress: bool = True) -> Checkpoint:
     """ValueError, naming file, key and what to do, for anything that is not as SPEC 2 says; no tensor is read."""
     config, flux = read_config(folders.model, folders.llm_config), tangoflux.read_config(folders.tangoflux)
     qwen_folder, t5_folder = folders.find(config, flux)
-    vocabulary = read_vocabulary(qwen_folder, folders.model, config)
+    added_tokens = folders.added_tokens or tangoflux.beside(folders.model, config.added_tokens, "list of added tokens")
+    vocabulary = read_vocabulary(qwen_folder, added_tokens, config)
     qwen, t5 = huggingface.qwen_config(qwen_folder), huggingface.t5_config(t5_folder)
     vae = tangoflux.read_vae_config(folders.tangoflux)
     tensors = files.open_weights(folders.model, WEIGHT_FILES, progress)
@@ -242,14 +250,13 @@ def build_empty(
     )
 
 
-def read_vocabulary(language_model: Path, model: Path, config: ReleasedConfig) -> Vocabulary:
-    """Qwen's tokenizer with the release's tokens appended in the order of added_tokens.json (SPEC 3).
+def read_vocabulary(language_model: Path, path: Path, config: ReleasedConfig) -> Vocabulary:
+    """Qwen's tokenizer with the release's tokens appended in the order of added_tokens.json, at `path` (SPEC 3).
 
     The ids inside that file are wrong and collide; only the order of its names counts. ValueError unless every name
     gets the id that follows from its place, and all fill the planner's table.
     """
     tokenizer = huggingface.read_tokenizer(language_model)
-    path = tangoflux.beside(model, config.added_tokens, "list of added tokens")
     names = list(files.read_json(path))
     base = tokenizer.get_vocab_size(with_added_tokens=True)
     try:

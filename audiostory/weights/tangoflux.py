@@ -218,5 +218,5 @@ def beside(folder: Path, named: str, what: str) -> Path:
             return place
     raise ValueError(
         f"{folder / says} names {named!r} as its {what}, and there is none at {' or '.join(map(str, places))}; "
-        "put it there, or say where it is"
+        "put it there, or say where it is (--help lists how)"
     )

@@ -85,7 +85,7 @@ def test_the_folders_can_be_named_one_by_one(checkpoint, tmp_path, capsys):
             flags += [flag, str(checkpoint / name)]
         assert command.main(flags) == 2  # the list of added tokens is named by config.yaml alone
         assert "added tokens" in capsys.readouterr().err
-        (model / "added_tokens.json").write_text((checkpoint / "tokenizer" / "added_tokens.json").read_text())
+        flags += ["--added_tokens", str(checkpoint / "tokenizer" / "added_tokens.json")]
         assert command.main([*flags, "--no-picture"]) == 0
     finally:
         model.rename(checkpoint / "audiostory-tiny")

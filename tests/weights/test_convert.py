@@ -300,7 +300,7 @@ def test_the_command_converts_both_ways_and_says_what_it_did(checkpoint, tmp_pat
 
 MISTAKES = {
     "no such checkpoint": ("--model_path nowhere --tangoflux_model nowhere --output x", "nowhere"),
-    "no TangoFlux": ("--model_path nowhere --output x", "--tangoflux_model is missing"),
+    "no TangoFlux": ("--model_path nowhere --output x", "nowhere/config.yaml is missing"),
     "no such model": ("--to released --model_path nowhere --output x", "no model folder at nowhere"),
     "an output that is there": ("--to released --model_path nowhere --output .", "exists and is not written over"),
     "options of the other way": ("--to released --model_path a --output x --merge_lora", "--merge_lora mean nothing"),

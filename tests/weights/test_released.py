@@ -256,8 +256,7 @@ def read_vocabulary(qwen: Path, folder: Path, names: list[str], **changes):
     )
     config = released.read_config(golden_weights.GOLDEN / "ckpt_static/audiostory-tiny")
     values = {**vars(config), "num_semantic": 64, "num_residual": 8, "num_tokens": 152277, **changes}
-    values["added_tokens"] = "tokenizer/added_tokens.json"
-    return released.read_vocabulary(qwen, folder, released.ReleasedConfig(**values))
+    return released.read_vocabulary(qwen, folder / "added_tokens.json", released.ReleasedConfig(**values))
 
 
 def test_over_qwens_tokenizer_the_ids_are_those_of_the_release(qwen, tmp_path):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of the pen are answered at once
     from audiostory.pipeline import AudioStoryPipeline, Settings, StoryAudio
 
-SAMPLE_RATES = range(4000, 192001)
+SAMPLE_RATES = range(100, 192001)
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 EXAMPLE = "a dog barks twice, then thunder rolls and rain comes down"
 
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     more("--language_model", type=Path, metavar="DIR", help="Qwen2.5's folder (the one that config.yaml names)")
     more("--text_encoder", type=Path, metavar="DIR", help="Flan-T5's folder (the one that config.json names)")
     more("--added_tokens", type=Path, metavar="FILE", help="the list of added tokens (the one that config.yaml names)")
+    more("--as_released", action="store_true", help="render as the release does: one noise for all clips, its joins")
     more("--llm_cfg_path", type=Path, metavar="FILE", help="its LoRA settings, if config.yaml leaves llm_model null")
     add("--seed", type=int, default=0, help="another seed: the same plan, rendered otherwise (0)")
     add("--steps", type=int, help="denoising steps (the model's own)")
@@ -145,6 +146,7 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
         guidance=options.guidance,
         crossfade_seconds=options.crossfade_sec,
         max_new_tokens=options.max_new_tokens,
+        as_released=options.as_released,
     )
     if options.target_sr is not None:
         told = told.resample(options.target_sr)

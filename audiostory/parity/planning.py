@@ -19,31 +19,31 @@ RELEASED_BRIDGE_SCORE, FORCED_ABOVE_BEST = 0.0, 10.0  # SPEC 4
 def generate_scripted(subject: Subject) -> Checks:
     recorded, meta = subject.recording.data("generate_scripted"), subject.recording.meta["generate_scripted"]
     vocabulary, planner, bridge = subject.merged.vocabulary, subject.merged.planner, subject.merged.bridge
-    yield exact("generate_scripted prompt_ids", _row(vocabulary.encode(meta["prompt"])), recorded["prompt_ids"])
-    yield exact("generate_scripted script_ids", torch.tensor(vocabulary.encode(meta["script"])), recorded["script_ids"])
+    yield exact("generate_scripted.prompt_ids", _row(vocabulary.encode(meta["prompt"])), recorded["prompt_ids"])
+    yield exact("generate_scripted.script_ids", torch.tensor(vocabulary.encode(meta["script"])), recorded["script_ids"])
     prompt = recorded["prompt_ids"][0].tolist()
     written = recite(subject, prompt, recorded["script_ids"].tolist())
-    yield exact("generate_scripted generated_ids", torch.tensor(written.ids), recorded["generated_ids"])
+    yield exact("generate_scripted.generated_ids", torch.tensor(written.ids), recorded["generated_ids"])
     answer = recorded["generated_ids"].tolist()
     states = planner.states(_row([*prompt, *answer[:-1]]))[0]
-    yield relative("generate_scripted hidden_last", states[len(prompt) :], recorded["hidden_last"])
-    yield relative("generate_scripted hidden_semantic", written.bridge.semantic, recorded["hidden_semantic"])
-    yield relative("generate_scripted hidden_residual", written.bridge.residual, recorded["hidden_residual"])
+    yield relative("generate_scripted.hidden_last", states[len(prompt) :], recorded["hidden_last"])
+    yield relative("generate_scripted.hidden_semantic", written.bridge.semantic, recorded["hidden_semantic"])
+    yield relative("generate_scripted.hidden_residual", written.bridge.residual, recorded["hidden_residual"])
     semantic = bridge.semantic_projector(written.bridge.semantic)
-    yield relative("generate_scripted proj_semantic", semantic, recorded["proj_semantic"])
+    yield relative("generate_scripted.proj_semantic", semantic, recorded["proj_semantic"])
     residual = bridge.residual_projector(written.bridge.residual)
-    yield relative("generate_scripted proj_residual", residual, recorded["proj_residual"])
-    yield relative("generate_scripted fused", bridge(written.bridge).fused, recorded["fused"])
+    yield relative("generate_scripted.proj_residual", residual, recorded["proj_residual"])
+    yield relative("generate_scripted.fused", bridge(written.bridge).fused, recorded["fused"])
     logits = planner.logits(states[len(prompt) - 1 :])
-    yield relative("generate_scripted raw_logits", logits, recorded["raw_logits"])
+    yield relative("generate_scripted.raw_logits", logits, recorded["raw_logits"])
     yield from _scores("generate_scripted", subject, logits, prompt, answer, recorded)
     reading = script.read(written.ids, vocabulary)
     captions = [(event.caption, event.seconds) for event in reading.storyline.events]
-    yield exact("generate_scripted captions", captions, [_content(caption) for caption in meta["captions"]])
-    yield exact("generate_scripted reasoning", reading.storyline.reasoning, meta["reasoning"])
+    yield exact("generate_scripted.captions", captions, [_content(caption) for caption in meta["captions"]])
+    yield exact("generate_scripted.reasoning", reading.storyline.reasoning, meta["reasoning"])
     known = following(vocabulary)
     forced = [place for place in range(1, len(written.ids)) if written.ids[place - 1] in known]
-    yield exact("generate_scripted forced_by_bridge_positions", forced, meta["forced_by_bridge_positions"])
+    yield exact("generate_scripted.forced_by_bridge_positions", forced, meta["forced_by_bridge_positions"])
 
 
 def generate_free(subject: Subject) -> Checks:
@@ -58,15 +58,15 @@ def generate_free(subject: Subject) -> Checks:
         repetition_penalty=subject.merged.settings.repetition_penalty,
         free_bridge_score=RELEASED_BRIDGE_SCORE,
     )
-    yield exact("generate_free generated_ids", list(written.ids[: len(answer)]), answer)
+    yield exact("generate_free.generated_ids", list(written.ids[: len(answer)]), answer)
     text = subject.recording.meta["generate_free"]["text"]
-    yield exact("generate_free text", vocabulary.decode(answer), text)
+    yield exact("generate_free.text", vocabulary.decode(answer), text)
     states = planner.states(_row([*prompt, *answer[:-1]]))[0]
     yield from _scores("generate_free", subject, planner.logits(states[len(prompt) - 1 :]), prompt, answer, recorded)
     parsed = subject.recording.meta["generate_free"]["result"]
     reading = script.read(answer, vocabulary)
     yield exact(
-        "generate_free parse",
+        "generate_free.parse",
         len(reading.storyline.events),
         0,
         f"the release gives {parsed}, nothing at all; ours keeps the reasoning and says why no event is complete: "
@@ -110,8 +110,8 @@ def _scores(
         penalised.append(rules.penalised(row))
         scores.append(_forced(rules, vocabulary, before, row) if before in rules.following else rules.scores(row))
         rules.heed([token])
-    yield relative(f"{name} scores_after_builtin", torch.stack(penalised), recorded["scores_after_builtin"])
-    yield relative(f"{name} scores_after_bridge", torch.stack(scores), recorded["scores_after_bridge"])
+    yield relative(f"{name}.scores_after_builtin", torch.stack(penalised), recorded["scores_after_builtin"])
+    yield relative(f"{name}.scores_after_bridge", torch.stack(scores), recorded["scores_after_bridge"])
 
 
 def _forced(rules: WritingRules, vocabulary: Vocabulary, before: int, logits: Float[Tensor, " V"]) -> Tensor:

@@ -27,9 +27,9 @@ def end_to_end(subject: Subject) -> Checks:
     recorded, meta = subject.recording.data("end_to_end"), subject.recording.meta["end_to_end"]
     plan = _plan(subject, subject.recording.data("generate_scripted")["prompt_ids"][0].tolist())
     events = [(event.caption, event.seconds) for event in plan.storyline.events]
-    yield exact("end_to_end events", events, [(clip["content"], clip["parsed_duration"]) for clip in meta["clips"]])
+    yield exact("end_to_end.events", events, [(clip["content"], clip["parsed_duration"]) for clip in meta["clips"]])
     fused = subject.merged.bridge(plan.bridge_tokens).fused
-    yield relative("end_to_end fused", fused, recorded["fused"])
+    yield relative("end_to_end.fused", fused, recorded["fused"])
     seconds = torch.tensor([clip["used_duration"] for clip in meta["clips"]], dtype=torch.float32)
     velocity = guided_velocity(
         subject.merged.dit,
@@ -51,19 +51,19 @@ def end_to_end(subject: Subject) -> Checks:
     )
     resampled = told.resample(int(meta["target_sr"]))
     for index in range(len(meta["clips"])):
-        yield absolute(f"end_to_end latents_{index}", latents[index : index + 1], recorded[f"latents_{index}"])
+        yield absolute(f"end_to_end.latents_{index}", latents[index : index + 1], recorded[f"latents_{index}"])
         yield absolute(
-            f"end_to_end wave_trimmed_{index}", told.clips[index].samples, recorded[f"wave_trimmed_{index}"], WAVE
+            f"end_to_end.wave_trimmed_{index}", told.clips[index].samples, recorded[f"wave_trimmed_{index}"], WAVE
         )
         yield absolute(
-            f"end_to_end wave_resampled_{index}",
+            f"end_to_end.wave_resampled_{index}",
             resampled.clips[index].samples,
             recorded[f"wave_resampled_{index}"],
             WAVE,
         )
-    yield absolute("end_to_end concat", resampled.story.samples, recorded["concat"], WAVE)
-    yield exact("end_to_end vae_sr", subject.merged.codec.sample_rate, meta["vae_sr"])
-    yield exact("end_to_end concat_samples", resampled.story.num_samples, meta["concat_samples"])
+    yield absolute("end_to_end.concat", resampled.story.samples, recorded["concat"], WAVE)
+    yield exact("end_to_end.vae_sr", subject.merged.codec.sample_rate, meta["vae_sr"])
+    yield exact("end_to_end.concat_samples", resampled.story.num_samples, meta["concat_samples"])
 
 
 def inference_main(subject: Subject) -> Checks:
@@ -79,7 +79,7 @@ def inference_main(subject: Subject) -> Checks:
         asked = vocabulary.decode(recorded["prompt_ids"][0].tolist())
         lead = asked.partition("<|im_start|>user\n")[2].partition(instruction.text)[0]
     prompt = script.prompt(instruction, vocabulary, lead)
-    yield exact("inference_main prompt_ids", torch.tensor([prompt]), recorded["prompt_ids"])
+    yield exact("inference_main.prompt_ids", torch.tensor([prompt]), recorded["prompt_ids"])
     told = subject.pipeline.render(
         _plan(subject, prompt),
         seed=NOISE_SEED,
@@ -90,19 +90,19 @@ def inference_main(subject: Subject) -> Checks:
         progress=False,
     )
     told = told.resample(int(options["--target_sr"]))
-    yield absolute("inference_main wave", told.story.samples, recorded["wave"], WAVE)
-    yield exact("inference_main wav_sample_rate", told.story.sample_rate, meta["wav_sample_rate"])
-    yield exact("inference_main wav_shape", list(told.story.samples.shape), meta["wav_shape"])
+    yield absolute("inference_main.wave", told.story.samples, recorded["wave"], WAVE)
+    yield exact("inference_main.wav_sample_rate", told.story.sample_rate, meta["wav_sample_rate"])
+    yield exact("inference_main.wav_shape", list(told.story.samples.shape), meta["wav_shape"])
 
 
 def meta(subject: Subject) -> Checks:
     recorded, vocabulary = subject.recording.meta, subject.merged.vocabulary
     ids = {name: [vocabulary.tokenizer.token_to_id(name)] for name in recorded["token_ids"]}
-    yield exact("meta token_ids", ids, recorded["token_ids"])
-    yield exact("meta len_tokenizer", len(vocabulary), recorded["len_tokenizer"])
+    yield exact("meta.token_ids", ids, recorded["token_ids"])
+    yield exact("meta.len_tokenizer", len(vocabulary), recorded["len_tokenizer"])
     cases = recorded["tokenize_cases"]
     ours = [(vocabulary.encode(case["text"]), vocabulary.decode(case["ids"])) for case in cases]
-    yield exact("meta tokenize_cases", ours, [(case["ids"], case["decoded"]) for case in cases])
+    yield exact("meta.tokenize_cases", ours, [(case["ids"], case["decoded"]) for case in cases])
     yield from _durations(subject)
     yield from _edges(subject)
     yield from _mixed_channels(subject)
@@ -117,7 +117,7 @@ def _durations(subject: Subject) -> Checks:
         said = [problem.message for problem in reading.problems if problem.event is not None]
         (ours,) = reading.storyline.events
         theirs = None if case["duration"] == "None" else float(case["duration"])
-        name = f"meta extract_content_and_duration {number}"
+        name = f"meta.extract_content_and_duration.{number}"
         if theirs is not None and 0 < theirs < math.inf and case["content"] and "timestamp>" not in case["content"]:
             yield exact(name, (ours.caption, ours.seconds), (case["content"], theirs))
         else:
@@ -142,23 +142,23 @@ def _edges(subject: Subject) -> Checks:
     }
     for case, theirs in subject.recording.meta["edge_generation"].items():
         if case not in known:
-            yield failed(f"meta edge_generation {case}", "a case that is not known here; add what was written to it")
+            yield failed(f"meta.edge_generation.{case}", "a case that is not known here; add what was written to it")
             continue
         text, expected, reason = known[case]
         reading = script.read(vocabulary.encode(text), vocabulary)
         captions = [event.caption for event in reading.storyline.events]
         ours = (captions, len(reading.slots), reading.storyline.reasoning)
         note = reason and f"the release gives {theirs}; ours {captions} with its reasoning {ours[2]!r}: {reason}"
-        yield exact(f"meta edge_generation {case}", ours, (expected, len(expected), "abc"), note)
+        yield exact(f"meta.edge_generation.{case}", ours, (expected, len(expected), "abc"), note)
         if not reason:
             said = ([theirs[2][0].partition("<timestamp>")[0]], theirs[0][0], theirs[3])
-            yield exact(f"meta edge_generation {case} as recorded", ours, said)
+            yield exact(f"meta.edge_generation.{case}.as_recorded", ours, said)
 
 
 def _mixed_channels(subject: Subject) -> Checks:
     clips = [Waveform(samples=np.zeros((channels, 50)), sample_rate=100) for channels in (1, 2)]
     theirs = subject.recording.meta["crossfade_mixed_channels"]
-    yield _raises("meta crossfade_mixed_channels", lambda: sound.crossfade(clips, 0.1), theirs)
+    yield _raises("meta.crossfade_mixed_channels", lambda: sound.crossfade(clips, 0.1), theirs)
 
 
 def _no_guidance(subject: Subject) -> Checks:
@@ -169,7 +169,7 @@ def _no_guidance(subject: Subject) -> Checks:
     velocity = guided_velocity(subject.merged.dit, condition, subject.merged.bridge.unconditional, 1.0)
     note = f"the release ends with {subject.recording.meta['guidance_1']!r}; ours leaves the unconditional half out"
     plain = subject.merged.dit(noise, sigma, condition)
-    yield replace(absolute("meta guidance_1", velocity(noise, sigma), plain), note=note)
+    yield replace(absolute("meta.guidance_1", velocity(noise, sigma), plain), note=note)
 
 
 def _raises(name: str, act: Callable[[], Any], theirs: str):

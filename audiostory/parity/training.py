@@ -32,7 +32,7 @@ def train_forward_audio_in(subject: Subject) -> Checks:
     recorded, projector = subject.recording.data("train_forward_audio_in"), subject.apart.listener_projector
     assert projector is not None
     heard = recorded["audio_embeds"][recorded["embeds_cmp_mask"]]
-    yield relative("train_forward_audio_in whisper_tokens", projector(heard), recorded["whisper_tokens"])
+    yield absolute("train_forward_audio_in.whisper_tokens", projector(heard), recorded["whisper_tokens"])
     yield from _step("train_forward_audio_in", "train_losses_audio_in", 4, subject, _model(subject))
 
 
@@ -66,28 +66,28 @@ def _step(name: str, losses_in_meta: str, offset: int, subject: Subject, model: 
         total.backward()
     values = {"total_loss": total, **{theirs: losses.named[ours] for ours, theirs in LOSSES.items()}}
     for theirs, value in values.items():
-        yield compare(f"{name} {theirs}", value[None], recorded[theirs])
-        yield compare(f"meta {losses_in_meta} {theirs}", value, subject.recording.meta[losses_in_meta][theirs])
+        yield compare(f"{name}.{theirs}", value[None], recorded[theirs])
+        yield compare(f"meta.{losses_in_meta}.{theirs}", value, subject.recording.meta[losses_in_meta][theirs])
 
     draws = draw(batch.latents, 0.0, "logit_normal", generator())
-    yield exact(f"{name} noise", draws.noise, recorded["noise"])
-    yield exact(f"{name} indices", (1000 * (1 - draws.sigma)).round().long(), recorded["indices"])
+    yield exact(f"{name}.noise", draws.noise, recorded["noise"])
+    yield exact(f"{name}.indices", (1000 * (1 - draws.sigma)).round().long(), recorded["indices"])
     again = generator()
     torch.randn(batch.latents.shape, generator=again)
     uniform = torch.sigmoid(torch.randn(len(draws.sigma), generator=again))
-    yield absolute(f"{name} u", uniform, recorded["u"])
+    yield absolute(f"{name}.u", uniform, recorded["u"])
     tokens = gather(model.planner.states(batch.ids, model.heard(batch)), batch)
     bridged = model.bridge(tokens)
-    yield relative(f"{name} recon_t5", bridged.semantic_prediction, recorded["recon_t5"])
+    yield relative(f"{name}.recon_t5", bridged.semantic_prediction, recorded["recon_t5"])
     residual = model.bridge.residual_projector(tokens.residual) / model.bridge.feature_scale
-    yield relative(f"{name} recon_aud", residual, recorded["recon_aud"])
-    yield relative(f"{name} fused", bridged.fused, recorded["fused"])
+    yield relative(f"{name}.recon_aud", residual, recorded["recon_aud"])
+    yield relative(f"{name}.fused", bridged.fused, recorded["fused"])
     gradients = _gradients(model)
     for key, gradient in recorded.items():
         if key.startswith("grad:"):
             theirs = key.removeprefix("grad:")
             yield compare(
-                f"{name} grad {theirs.removeprefix('seedx.llm.base_model.model.model.')}",
+                f"{name}.grad:{theirs.removeprefix('seedx.llm.base_model.model.model.')}",
                 gradients.get(theirs, math.nan),
                 gradient,
             )
@@ -97,7 +97,7 @@ def _gradient_norms(subject: Subject, model: AudioStory) -> Checks:
     """L2 norm and sum of every gradient; sums are compared at the scale of their terms, since they cancel."""
     recorded: dict[str, Any] = subject.recording.json("train_grad_norms")
     ours = _gradients(model)
-    yield exact("train_grad_norms names", sorted(ours), sorted(recorded))
+    yield exact("train_grad_norms.names", sorted(ours), sorted(recorded))
     worst: dict[str, tuple[float, str]] = {"norms": (0.0, ""), "sums": (0.0, "")}
     for name, (norm, total) in recorded.items():
         gradient = ours.get(name)
@@ -110,8 +110,8 @@ def _gradient_norms(subject: Subject, model: AudioStory) -> Checks:
         worst = {kind: max(worst[kind], (error, name)) for kind, error in errors.items()}
     for kind, tolerance in (("norms", LOSS), ("sums", SUMS)):
         error, largest = worst[kind]
-        note = f"largest at {largest}" if error > tolerance else ""
-        name = f"train_grad_norms {kind} of {len(recorded)}, relative"
+        note = f"relative, of {len(recorded)}; the largest at {largest}" if error > tolerance else ""
+        name = f"train_grad_norms.{kind}"
         yield Check(name=name, error=error, tolerance=tolerance, note=note)
 
 
@@ -120,12 +120,12 @@ def _what_learns(subject: Subject, model: AudioStory) -> Checks:
     meta = subject.recording.meta
     idle = meta["n_no_grad_but_trainable"]
     known = [name for name in idle if name.startswith(NEVER_LEARNT) or ".original_module." in name]
-    yield exact("meta n_no_grad_but_trainable", known, idle)
+    yield exact("meta.n_no_grad_but_trainable", known, idle)
     theirs = subject.recording.weights(_unified(subject))
     learnt = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     shut = sum(theirs[name].numel() for name in idle if not name.startswith("seedx.whisper_resampler_llava."))
     yield exact(
-        "meta n_trainable",
+        "meta.n_trainable",
         learnt + shut,
         meta["n_trainable"],
         f"the release counts {meta['n_trainable']:,}, {shut:,} of them in the text encoder and in copies of norms that "

@@ -159,7 +159,7 @@ def test_without_a_model_path_the_bundled_one_is_named(inference, model, here, m
         (["--steps", "0"], "steps must be in 1 .. 1000"),
         (["--seed", "-1"], "the seed must be"),
         (["--crossfade_sec", "-1"], "the cross-fade must last"),
-        (["--target_sr", "0"], "--target_sr must be 4000"),
+        (["--target_sr", "0"], "--target_sr must be 100"),
         (["--device", "abacus"], "no device 'abacus' here"),
         (["--device", "cuda:77"], "no device 'cuda:77' here"),
         (["--save_folder_name", "../up"], "use --output for a path"),

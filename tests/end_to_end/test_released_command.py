@@ -68,6 +68,34 @@ def test_it_computes_in_every_precision(checkpoint, tmp_path, dtype):
     assert error < {"fp32": 1e-6, "bf16": 0.3, "fp16": 0.08}[dtype]
 
 
+def test_as_released_gives_the_wave_that_the_release_wrote(checkpoint, tmp_path):
+    flags = [
+        "--instruction",
+        "rain and dogs",
+        "--total_duration",
+        "3.6",
+        "--crossfade_sec",
+        "0.3",
+        "--target_sr",
+        "320",
+    ]
+    assert run(checkpoint, *flags, "--as_released", "--output", str(tmp_path / "out")) == 0
+    samples, rate = soundfile.read(tmp_path / "out" / "story.wav", dtype="float32")
+    assert rate == 320
+    np.testing.assert_allclose(samples.T, golden_weights.data("inference_main")["wave"], rtol=0, atol=5e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("more", [[], ["--offload"]])
+def test_a_gpu_tells_what_the_cpu_tells(checkpoint, tmp_path, more):
+    flags = ("--instruction", "rain and dogs", "--total_duration", "3.6", "--steps", "3", "--crossfade_sec", "0.3")
+    told = []
+    for name, where in (("cpu", ["--device", "cpu"]), ("gpu", ["--device", "cuda", *more])):
+        assert run(checkpoint, *flags, *where, "--output", str(tmp_path / name)) == 0
+        told.append(soundfile.read(tmp_path / name / "story.wav")[0])
+    np.testing.assert_allclose(*told, rtol=0, atol=1e-2)
+
+
 def test_the_folders_can_be_named_one_by_one(checkpoint, tmp_path, capsys):
     model = tmp_path / "elsewhere" / "model"
     model.parent.mkdir()

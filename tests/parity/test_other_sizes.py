@@ -49,10 +49,9 @@ class Tape(Recording):
         return self.texts[name]
 
     def keep(self, name: str, ours: Any, recorded: Any, *_: Any, **__: Any) -> Check:
-        file, _, key = name.partition(" ")
+        file, _, key = name.partition(".")
         if file in self.tensors and not isinstance(ours, (bool, int, str, list, tuple)):
             kept = torch.as_tensor(ours).detach().clone()
-            key = key.replace("grad ", "grad:")
             ends = [entry for entry in self.tensors[file] if entry.endswith(key.removeprefix("grad:"))]
             key = ends[0] if key.startswith("grad:") else f"{key}_out" if file == "crossfade" else key
             placed = self.tensors[file].get(key)

@@ -147,6 +147,8 @@ def parse_reasoning(text: str) -> Plan:
         elif line.strip():
             faults.append(f"{shorten(line)} does not belong to a plan")
     plan = Plan(summary=summary or "", num_events=num_events, events=tuple(events), faults=tuple(faults))
+    if text.strip() and summary is None and num_events is None and not events:  # as the released weights write it
+        return replace(plan, faults=("it is free text, not in the layout of a plan",))
     return replace(plan, faults=(*faults, *_missing(plan, has_summary=summary is not None)))
 
 

@@ -197,7 +197,7 @@ def test_golden_edge_cases(golden, vocabulary, case, text, expected):
             "not closed by <|/think|>; it is taken to end at the first",
         ),
         (PLAN, ProblemKind.NO_REASONING_END, None, "no event follows it"),
-        (f"abc<|/think|>{DOGS}", ProblemKind.REASONING, None, '"abc" does not belong to a plan; there is no line'),
+        (f"abc<|/think|>{DOGS}", ProblemKind.REASONING, None, "free text, not in the layout of a plan"),
         (f"<|/think|>{DOGS}", ProblemKind.REASONING, None, "no event is planned"),
         (f"{PLAN}<|/think|>{DOGS}", ProblemKind.EVENT_COUNT, None, "announces 3 events, and 1 were written completely"),
         (f"Number of events: 1\n{PLAN[46:]}<|/think|>{DOGS}", ProblemKind.REASONING, None, '"Storyline: ..."'),

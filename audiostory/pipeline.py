@@ -121,7 +121,8 @@ class AudioStoryPipeline(DiffusionPipeline):
         return cls(read.planner, read.vocabulary, read.bridge, read.dit, read.codec, read.settings)
 
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **unsupported: Any) -> None:
-        """Writes the folder in the components' present precision; `.to(torch.float16)` before halves it."""
+        """Writes the folder in the components' present precision; `from_pretrained(..., dtype=torch.float16)` before
+        halves it, all but the DiT's duration embedder."""
         options = {name: value for name, value in unsupported.items() if value}
         if options or not safe_serialization:
             raise ValueError(f"only plain safetensors are written, got {options or 'safe_serialization=False'}")
@@ -160,13 +161,22 @@ class AudioStoryPipeline(DiffusionPipeline):
         """
         rendering = self._rendering(seed, steps, guidance, crossfade_seconds, as_released)
         instruction = self._checked(instruction, total_seconds)
-        return self._render(
-            self.plan(instruction, max_new_tokens=max_new_tokens, progress=progress), rendering, progress
-        )
+        plan = self.plan(instruction, max_new_tokens=max_new_tokens, as_written=as_released, progress=progress)
+        return self._render(plan, rendering, progress)
 
     @torch.no_grad()
-    def plan(self, instruction: str | Instruction, *, max_new_tokens: int = 1600, progress: bool = True) -> Plan:
-        """The planner's storyline, lasting what was asked, with its bridge tokens and the problems met on the way."""
+    def plan(
+        self,
+        instruction: str | Instruction,
+        *,
+        max_new_tokens: int = 1600,
+        as_written: bool = False,
+        progress: bool = True,
+    ) -> Plan:
+        """The planner's storyline, with its bridge tokens and the problems met on the way.
+
+        It lasts what was asked, or with `as_written` what the planner wrote, whatever was asked.
+        """
         instruction = self._checked(instruction)
         prompt = script.prompt(instruction, self.vocabulary, self.settings.lead_in)
         room = self.planner.qwen.config.max_position_embeddings - len(prompt)
@@ -185,7 +195,8 @@ class AudioStoryPipeline(DiffusionPipeline):
                 repetition_penalty=self.settings.repetition_penalty,
                 on_tokens=lambda ids: bar.update(len(ids)),
             )
-        return self.read_plan(written, instruction)
+        plan = self.read_plan(written, replace(instruction, total_seconds=None) if as_written else instruction)
+        return replace(plan, instruction=instruction)
 
     def read_plan(self, written: Written, instruction: Instruction) -> Plan:
         """What the planner wrote as a plan that lasts `instruction.total_seconds`, or without one as long as it says.
@@ -247,7 +258,7 @@ class AudioStoryPipeline(DiffusionPipeline):
     def _render(self, plan: Plan, rendering: Rendering, progress: bool) -> StoryAudio:
         clips = timeline.cut(
             [event.seconds for event in plan.storyline.events],
-            max_clip_seconds=self.max_clip_seconds,
+            max_clip_seconds=math.inf if rendering.as_released else self.max_clip_seconds,
             crossfade_seconds=rendering.crossfade_seconds,
             whole_fades=rendering.as_released,
         )
@@ -268,9 +279,10 @@ class AudioStoryPipeline(DiffusionPipeline):
         """The latents of every clip, denoised as many at a time as `max_batch_frames` holds."""
         shortest = 0.0 if rendering.as_released else SHORTEST_CLIP_SECONDS
         seconds = [max(clip.seconds + clip.fade_seconds, shortest) for clip in clips]
-        frames = [self.dit.num_frames(length) for length in seconds]
+        frames = [self.dit.num_frames(min(length, self.dit.max_seconds)) for length in seconds]
+        seed = 0 if rendering.as_released else rendering.seed
         noise = [
-            flow.clip_noise(rendering.seed, index, count, self.dit.config["in_channels"], rendering.as_released)
+            flow.clip_noise(seed, index, count, self.dit.config["in_channels"], rendering.as_released)
             for index, count in zip([_noise_index(clip) for clip in clips], frames, strict=True)
         ]
         latents: list[Tensor] = []
@@ -319,8 +331,9 @@ class AudioStoryPipeline(DiffusionPipeline):
         waveforms = []
         with self._bar("decoding", len(clips), " clips", progress) as bar:
             for clip, latent in zip(clips, latents, strict=True):
-                num_samples = rendering.num_samples(clip, rate)
-                decodable = min(max(num_samples, 1), len(latent) * self.codec.hop)
+                most = len(latent) * self.codec.hop
+                num_samples = rendering.num_samples(clip, rate, most)
+                decodable = min(max(num_samples, 1), most)
                 samples = self.codec.decode(latent[None], num_samples=decodable)[0].float().cpu().numpy()
                 if not np.isfinite(samples).all():
                     raise ValueError(
@@ -353,7 +366,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         """ValueError for values that cannot be meant."""
         steps = self.settings.steps if steps is None else steps
         guidance = self.settings.guidance if guidance is None else guidance
-        longest = self.max_clip_seconds / 2
+        longest = math.inf if as_released else self.max_clip_seconds / 2
         fade = min(self.settings.crossfade_seconds, longest) if crossfade_seconds is None else crossfade_seconds
         if not 0 <= seed < 2**63:
             raise ValueError(f"the seed must be in 0 .. 2**63 - 1, got {seed}")

@@ -16,9 +16,9 @@ from audiostory.timeline import Clip
 class Rendering:
     """How a plan becomes sound: the choices of one call, with the model's own where the caller made none.
 
-    `as_released` does it the released system's way: every clip from the same noise, cut after int(seconds * rate)
-    samples, joined by fades of full length or, where a clip is shorter, by none (SPEC 7 and 8). It makes stories that
-    are not always as long as asked and is here for comparison.
+    `as_released` does it the released system's way: one clip per event, however long, all from the noise of seed 0, cut
+    after int(seconds * rate) samples or where its latents end, joined by fades of full length or, where a clip is
+    shorter, by none (SPEC 7 and 8). It makes stories that are not always as long as planned and is here for comparison.
     """
 
     seed: int
@@ -27,9 +27,10 @@ class Rendering:
     crossfade_seconds: float
     as_released: bool = False
 
-    def num_samples(self, clip: Clip, sample_rate: int) -> int:
+    def num_samples(self, clip: Clip, sample_rate: int, most: int) -> int:
+        """Of a clip whose latents hold `most` samples."""
         if self.as_released:
-            return int((clip.seconds + clip.fade_seconds) * sample_rate)
+            return min(most, int((clip.seconds + clip.fade_seconds) * sample_rate))
         return clip.num_samples(sample_rate)
 
 

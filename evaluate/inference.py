@@ -2,8 +2,7 @@
 
     python evaluate/inference.py --instruction "a dog barks twice, then rain comes down" --total_duration 20
 
-Without --model_path the bundled audiostory-mini tells it. The released checkpoint is told with as by its own command
-(docs/WEIGHTS.md):
+Without --model_path the bundled audiostory-mini tells it. The released checkpoint tells it too (docs/WEIGHTS.md):
 
     python evaluate/inference.py --model_path ckpt/audiostory-3B --tangoflux_model ckpt/Flux_detokenizer --guidance 4.0
 
@@ -44,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     more("--language_model", type=Path, metavar="DIR", help="Qwen2.5's folder (the one that config.yaml names)")
     more("--text_encoder", type=Path, metavar="DIR", help="Flan-T5's folder (the one that config.json names)")
     more("--added_tokens", type=Path, metavar="FILE", help="the list of added tokens (the one that config.yaml names)")
-    more("--as_released", action="store_true", help="render as the release does: one noise for all clips, its joins")
+    more("--as_released", action="store_true", help="the release's own lengths, joins and noise (seed 0)")
+    more("--batch-size", "--num-workers", type=int, metavar="N", help="taken and not used, as in the release")
     more("--llm_cfg_path", type=Path, metavar="FILE", help="its LoRA settings, if config.yaml leaves llm_model null")
     add("--seed", type=int, default=0, help="another seed: the same plan, rendered otherwise (0)")
     add("--steps", type=int, help="denoising steps (the model's own)")
@@ -89,6 +89,11 @@ def main(argv: list[str] | None = None) -> int:
         _tell(options, folder)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; it is not imported here
+            raise
+        print("error: the GPU's memory is full; try --dtype bf16, then --offload", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)

@@ -186,7 +186,9 @@ def test_a_story_at_another_rate_lasts_as_long(pipeline, sample_rate):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("seconds", [(1.2, 0.9, 1.5), (0.5, 1.35, 0.2, 0.8), (0.7, 1.9, 0.25)])
+@pytest.mark.parametrize(
+    "seconds", [(1.2, 0.9, 1.5), (0.5, 1.35, 0.2, 0.8), (0.7, 1.9, 0.25), (2.95, 1.0), (4.0, 1.0), (1.0, 28.0)]
+)
 def test_as_released_follows_the_releases_arithmetic_clip_by_clip(seconds):
     """SPEC 7 and 8: one noise, one clip at a time, a whole decode, int(duration * rate) samples, strict fades."""
     read, fade, rate = golden_weights.model(), 0.4, 500
@@ -194,7 +196,8 @@ def test_as_released_follows_the_releases_arithmetic_clip_by_clip(seconds):
     plan = pipeline.plan_from_storyline(storyline(*(round(length, 1) for length in seconds)))
     events = tuple(replace(e, seconds=s) for e, s in zip(plan.storyline.events, seconds, strict=True))
     plan = replace(plan, storyline=replace(plan.storyline, events=events))
-    told = pipeline.render(plan, steps=2, crossfade_seconds=fade, as_released=True, progress=False).resample(rate)
+    told = pipeline.render(plan, seed=9, steps=2, crossfade_seconds=fade, as_released=True, progress=False)
+    told = told.resample(rate)
 
     clips = []
     for index, (fused, parsed) in enumerate(zip(read.bridge(plan.bridge_tokens).fused, seconds, strict=True)):
@@ -206,6 +209,13 @@ def test_as_released_follows_the_releases_arithmetic_clip_by_clip(seconds):
         clips.append(sound.resample(Waveform(samples=wave.numpy(), sample_rate=400), rate))
     expected = sound.crossfade(clips, fade)
     np.testing.assert_allclose(told.story.samples, expected.samples, rtol=0, atol=5e-5)
+
+
+def test_as_released_takes_any_fade_and_the_durations_as_written(pipeline, writes):
+    writes(storyline(1.5, 1.2))
+    told = pipeline("two sounds", total_seconds=7.5, crossfade_seconds=3.5, as_released=True, progress=False)
+    assert [event.seconds for event in told.storyline.events] == [1.5, 1.2]
+    assert told.rendering.crossfade_seconds == 3.5
 
 
 def test_half_precision_tells_nearly_the_same_story():

@@ -212,7 +212,7 @@ class Planner(nn.Module):
         answer: list[int] = []
         answer_states = [states[:, :0]]
         finished = False
-        while not finished:
+        while not finished and len(answer) < max_new_tokens:
             token = choose(rules.scores(self.logits(states[0, -1])))
             piece = (token, *rules.following.get(token, ()))
             if len(answer) + len(piece) > max_new_tokens:

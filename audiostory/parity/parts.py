@@ -83,7 +83,7 @@ def sampler(subject: Subject) -> Checks:
     recorded = subject.recording.data("sampler")
     times = flow.sigmas(int(run["steps"]))
     yield absolute("sampler.sigmas", times, recorded["sigmas"])
-    for suffix, settings in (("", run), ("_b", SECOND_RUN)):
+    for suffix, settings in (("", run), ("_b", subject.recording.meta.get("sampler_b", SECOND_RUN))):
         steps = len(recorded[f"timesteps{suffix}"])
         timesteps = 1000 * flow.sigmas(steps)[:-1]
         yield absolute(f"sampler.timesteps{suffix}", timesteps, recorded[f"timesteps{suffix}"])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from audiostory.model.planner import WritingRules, Written
-from audiostory.parity.checks import Checks, Subject, exact, relative
+from audiostory.parity.checks import Check, Checks, Subject, exact, relative
 from audiostory.story import Vocabulary, script
 from audiostory.story.timing import parse_duration
+from audiostory.story.types import Reading
 
 RELEASED_BRIDGE_SCORE, FORCED_ABOVE_BEST = 0.0, 10.0  # SPEC 4
 
@@ -38,8 +40,19 @@ def generate_scripted(subject: Subject) -> Checks:
     yield relative("generate_scripted.raw_logits", logits, recorded["raw_logits"])
     yield from _scores("generate_scripted", subject, logits, prompt, answer, recorded)
     reading = script.read(written.ids, vocabulary)
-    captions = [(event.caption, event.seconds) for event in reading.storyline.events]
-    yield exact("generate_scripted.captions", captions, [_content(caption) for caption in meta["captions"]])
+    recorded_captions = [content_of(caption) for caption in meta["captions"]]
+    yield exact(
+        "generate_scripted.captions",
+        [event.caption for event in reading.storyline.events],
+        [content for content, _ in recorded_captions],
+    )
+    known_seconds = [seconds for _, seconds in recorded_captions if seconds is not None]
+    ours_seconds = [
+        event.seconds
+        for event, (_, seconds) in zip(reading.storyline.events, recorded_captions, strict=False)
+        if seconds is not None  # what is no duration is estimated by ours, see meta.extract_content_and_duration
+    ]
+    yield exact("generate_scripted.seconds", ours_seconds, known_seconds)
     yield exact("generate_scripted.reasoning", reading.storyline.reasoning, meta["reasoning"])
     known = following(vocabulary)
     forced = [place for place in range(1, len(written.ids)) if written.ids[place - 1] in known]
@@ -63,15 +76,9 @@ def generate_free(subject: Subject) -> Checks:
     yield exact("generate_free.text", vocabulary.decode(answer), text)
     states = planner.states(_row([*prompt, *answer[:-1]]))[0]
     yield from _scores("generate_free", subject, planner.logits(states[len(prompt) - 1 :]), prompt, answer, recorded)
-    parsed = subject.recording.meta["generate_free"]["result"]
-    reading = script.read(answer, vocabulary)
-    yield exact(
-        "generate_free.parse",
-        len(reading.storyline.events),
-        0,
-        f"the release gives {parsed}, nothing at all; ours keeps the reasoning and says why no event is complete: "
-        f"{reading.problems[0].message}",
-    )
+    meta = subject.recording.meta["generate_free"]
+    yield exact("generate_free.eos_hit", any(token in vocabulary.stop_ids for token in answer), meta["eos_hit"])
+    yield _parsed(meta["result"], script.read(answer, vocabulary))
 
 
 def recite(subject: Subject, prompt: Sequence[int], ids: Sequence[int]) -> Written:
@@ -133,10 +140,23 @@ def following(vocabulary: Vocabulary) -> dict[int, tuple[int, ...]]:
     return WritingRules(vocabulary, 1.0, len(vocabulary), "cpu").following
 
 
-def _content(caption: str) -> tuple[str, float | None]:
-    """A recorded caption with its markup, as caption and seconds."""
-    content, _, rest = caption.partition("<timestamp>")
-    return content, parse_duration(rest.partition("</timestamp>")[0])
+def _parsed(recorded: list[Any], reading: Reading) -> Check:
+    """What became of a free answer: [shapes, shapes, captions, reasoning], or nothing at all at the first fault."""
+    events = [event.caption for event in reading.storyline.events]
+    if recorded[3] is not None:
+        theirs = ([content_of(caption)[0] for caption in recorded[2]], recorded[3])
+        return exact("generate_free.parse", (events, reading.storyline.reasoning), theirs)
+    said = "; ".join(problem.message for problem in reading.problems)
+    kept = f"the reasoning and {len(events)} complete events"
+    note = f"the release gives nothing at all; ours keeps {kept}, and says: {said}"
+    return exact("generate_free.parse", bool(said), True, note)
+
+
+def content_of(caption: str) -> tuple[str, float | None]:
+    """A recorded caption with its markup, as the words outside the first pair of markers, and the seconds inside it."""
+    before, _, rest = caption.partition("<timestamp>")
+    inside, _, after = rest.partition("</timestamp>")
+    return (before + after).strip(), parse_duration(inside)
 
 
 def _row(ids: Sequence[int]) -> Tensor:

@@ -36,6 +36,8 @@ class Recording:
         if not (self.folder / "manifest.json").is_file():
             raise ValueError(f"{folder} holds no recording: manifest.json is missing; give a folder such as golden/")
         self.manifest = files.read_json(self.folder / "manifest.json", LARGEST_JSON)
+        if not isinstance(self.manifest.get("seed"), int) or not isinstance(self.manifest.get("files"), dict):
+            raise ValueError(f"{self.folder / 'manifest.json'} lacks the seed or the files; fetch the recording again")
 
     @cached_property
     def meta(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from audiostory.parity.planning import recite
 from audiostory.pipeline import Plan
 from audiostory.sound import Waveform
 from audiostory.story import Instruction, Vocabulary, script
+from audiostory.story.timing import is_duration
 
 NOISE_SEED = 0  # of every clip of the release, whatever its --seed (SPEC 7)
 
@@ -69,30 +71,39 @@ def end_to_end(subject: Subject) -> Checks:
 def inference_main(subject: Subject) -> Checks:
     """The released command's own run, with the script that was put into the planner's mouth."""
     recorded, meta = subject.recording.data("inference_main"), subject.recording.meta["inference_main"]
-    options = dict(zip(meta["args"][::2], meta["args"][1::2], strict=True))
-    vocabulary = subject.merged.vocabulary
-    instruction = Instruction(text=options["--generated_caption"], total_seconds=float(options["--total_duration"]))
-    lead = subject.merged.settings.lead_in
-    if (
-        int(options.get("--seed", 0)) != 0
-    ):  # then it is another of the release's 20 lead-ins, which are not ours to list
+    options, vocabulary = _options(meta["args"]), subject.merged.vocabulary
+    instruction = Instruction(text=options.generated_caption, total_seconds=options.total_duration)
+    lead, note = subject.merged.settings.lead_in, ""
+    if options.seed != 0:
         asked = vocabulary.decode(recorded["prompt_ids"][0].tolist())
         lead = asked.partition("<|im_start|>user\n")[2].partition(instruction.text)[0]
+        note = f"the lead-in of seed {options.seed}, {lead!r}, is taken from the recording"
     prompt = script.prompt(instruction, vocabulary, lead)
-    yield exact("inference_main.prompt_ids", torch.tensor([prompt]), recorded["prompt_ids"])
+    yield exact("inference_main.prompt_ids", torch.tensor([prompt]), recorded["prompt_ids"], note)
     told = subject.pipeline.render(
         _plan(subject, prompt),
         seed=NOISE_SEED,
         steps=int(meta["steps"]),
         guidance=float(meta["guidance"]),
-        crossfade_seconds=float(options["--crossfade_sec"]),
+        crossfade_seconds=options.crossfade_sec,
         as_released=True,
         progress=False,
     )
-    told = told.resample(int(options["--target_sr"]))
+    told = told.resample(options.target_sr)
     yield absolute("inference_main.wave", told.story.samples, recorded["wave"], WAVE)
     yield exact("inference_main.wav_sample_rate", told.story.sample_rate, meta["wav_sample_rate"])
     yield exact("inference_main.wav_shape", list(told.story.samples.shape), meta["wav_shape"])
+
+
+def _options(words: list[str]) -> argparse.Namespace:
+    """The released command's arguments, with its defaults (SPEC 8)."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--generated_caption", required=True)
+    parser.add_argument("--total_duration", type=float, default=50.0)
+    parser.add_argument("--target_sr", type=int, default=32000)
+    parser.add_argument("--crossfade_sec", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_known_args(words)[0]
 
 
 def meta(subject: Subject) -> Checks:
@@ -118,7 +129,7 @@ def _durations(subject: Subject) -> Checks:
         (ours,) = reading.storyline.events
         theirs = None if case["duration"] == "None" else float(case["duration"])
         name = f"meta.extract_content_and_duration.{number}"
-        if theirs is not None and 0 < theirs < math.inf and case["content"] and "timestamp>" not in case["content"]:
+        if is_duration(theirs) and case["content"] and _is_plain(case["content"], vocabulary):
             yield exact(name, (ours.caption, ours.seconds), (case["content"], theirs))
         else:
             note = (
@@ -184,6 +195,12 @@ def _plan(subject: Subject, prompt: list[int]) -> Plan:
     """The recorded script as the planner writes it after this prompt, its durations left as written."""
     ids = subject.recording.data("generate_scripted")["script_ids"].tolist()
     return subject.pipeline.read_plan(recite(subject, prompt, ids), Instruction(text="the recorded script"))
+
+
+def _is_plain(text: str, vocabulary: Vocabulary) -> bool:
+    """Whether it is words alone, which the tokenizer gives back as they were."""
+    ids = vocabulary.encode(text)
+    return vocabulary.decode(ids) == text and all(map(vocabulary.is_text, ids))
 
 
 def _bridge(vocabulary: Vocabulary) -> str:

@@ -18,6 +18,7 @@ from audiostory.weights.released import RELEASED
 
 LOSSES = {"text": "lm_loss", "semantic": "audio_rec_loss", "flow": "audio_dit_loss"}
 SUMS = 5e-4  # of a gradient's norm: its entries cancel, so rounding weighs more
+SMALLEST_NORM = 1e-12
 NEVER_LEARNT = ("tangoflux.text_encoder.", "seedx.whisper_resampler_llava.")
 
 
@@ -104,8 +105,8 @@ def _gradient_norms(subject: Subject, model: AudioStory) -> Checks:
         if gradient is None:
             continue
         errors = {
-            "norms": abs(gradient.double().norm().item() - norm) / norm,
-            "sums": abs(gradient.double().sum().item() - total) / max(norm, abs(total)),
+            "norms": abs(gradient.double().norm().item() - norm) / max(norm, SMALLEST_NORM),
+            "sums": abs(gradient.double().sum().item() - total) / max(norm, abs(total), SMALLEST_NORM),
         }
         worst = {kind: max(worst[kind], (error, name)) for kind, error in errors.items()}
     for kind, tolerance in (("norms", LOSS), ("sums", SUMS)):

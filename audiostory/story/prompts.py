@@ -16,7 +16,6 @@ field keeps it cheap in tokens and easy to read back:
 from __future__ import annotations
 
 import math
-import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,38 +23,9 @@ from dataclasses import dataclass, replace
 from audiostory.story.timing import is_duration, parse_number, timeline
 from audiostory.story.types import Instruction, Storyline
 
-# The release picks one of 20 by seed. Only number 12, which its default seed picks, is recorded in the golden data and
-# kept to the letter; the others are ours, so our prompts equal the release's for that one alone.
-LEAD_INS: tuple[str, ...] = (
-    "Create a long audio story about ",
-    "Generate a sequence of sounds that tells of ",
-    "Compose an extended soundscape in which we hear ",
-    "Please make a detailed audio scene of ",
-    "Turn the following into a continuous audio: ",
-    "Design a long piece of audio that follows ",
-    "I would like to hear a full audio story of ",
-    "Render, event by event, the sounds of ",
-    "Build an immersive audio narrative around ",
-    "Tell this story in sound alone: ",
-    "Make a long recording that captures ",
-    "Imagine and produce the audio for ",
-    "Produce an in-depth, multi-layered audio that portrays ",
-    "Give me an unbroken audio track depicting ",
-    "Bring this scene to life with sound: ",
-    "Write and play an audio drama without words about ",
-    "Synthesize a rich audio sequence describing ",
-    "Let me listen to a long scene of ",
-    "Develop a flowing series of sounds that shows ",
-    "Construct a complete audio story from ",
-)
-
-RELEASED_LEAD_IN = LEAD_INS[12]
-"""What stands before the instruction unless one says otherwise, when the released weights tell."""
-
-
-def lead_in(seed: int) -> str:
-    """The phrase before the instruction, drawn from a seed as the release draws it (seed 0 gives number 12)."""
-    return random.Random(seed).choice(LEAD_INS)
+RELEASED_LEAD_IN = "Produce an in-depth, multi-layered audio that portrays "
+"""What stands before every instruction to the released weights. The release draws one of 20 by seed; this is seed 0's,
+its default, and the one that is recorded."""
 
 
 def prompt_text(instruction: Instruction, lead: str = "") -> str:

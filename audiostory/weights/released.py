@@ -89,10 +89,11 @@ class Folders:
         flux = Path(tangoflux) if tangoflux else Path(model).absolute().parent / "Flux_detokenizer"
         return cls(model=Path(model), tangoflux=flux, **{name: Path(path) for name, path in elsewhere.items() if path})
 
-    def find(self, config: ReleasedConfig, flux: tangoflux.TangoFluxConfig) -> tuple[Path, Path]:
-        """The folders of Qwen2.5 and of Flan-T5."""
+    def find(self, config: ReleasedConfig, flux: tangoflux.TangoFluxConfig) -> tuple[Path, Path, Path]:
+        """The folders of Qwen2.5, of its tokenizer, which config.yaml names apart, and of Flan-T5."""
         return (
             self.language_model or tangoflux.beside(self.model, config.language_model, "language model"),
+            self.language_model or tangoflux.beside(self.model, config.tokenizer, "tokenizer"),
             self.text_encoder or tangoflux.beside(self.tangoflux, flux.text_encoder_name, "text encoder"),
         )
 
@@ -152,9 +153,9 @@ def looks_released(folder: str | Path) -> bool:
 def open_checkpoint(folders: Folders, progress: bool = True) -> Checkpoint:
     """ValueError, naming file, key and what to do, for anything that is not as SPEC 2 says; no tensor is read."""
     config, flux = read_config(folders.model, folders.llm_config), tangoflux.read_config(folders.tangoflux)
-    qwen_folder, t5_folder = folders.find(config, flux)
+    qwen_folder, tokenizer_folder, t5_folder = folders.find(config, flux)
     added_tokens = folders.added_tokens or tangoflux.beside(folders.model, config.added_tokens, "list of added tokens")
-    vocabulary = read_vocabulary(qwen_folder, added_tokens, config)
+    vocabulary = read_vocabulary(tokenizer_folder, added_tokens, config)
     qwen, t5 = huggingface.qwen_config(qwen_folder), huggingface.t5_config(t5_folder)
     vae = tangoflux.read_vae_config(folders.tangoflux)
     tensors = files.open_weights(folders.model, WEIGHT_FILES, progress)
@@ -250,29 +251,27 @@ def build_empty(
     )
 
 
-def read_vocabulary(language_model: Path, path: Path, config: ReleasedConfig) -> Vocabulary:
-    """Qwen's tokenizer with the release's tokens appended in the order of added_tokens.json, at `path` (SPEC 3).
+def read_vocabulary(base: Path, path: Path, config: ReleasedConfig) -> Vocabulary:
+    """The tokenizer of the folder `base` with the tokens that `path` lists appended in their order (SPEC 3).
 
     The ids inside that file are wrong and collide; only the order of its names counts. ValueError unless every name
     gets the id that follows from its place, and all fill the planner's table.
     """
-    tokenizer = huggingface.read_tokenizer(language_model)
+    tokenizer = huggingface.read_tokenizer(base)
     names = list(files.read_json(path))
-    base = tokenizer.get_vocab_size(with_added_tokens=True)
+    num_base = tokenizer.get_vocab_size(with_added_tokens=True)
     try:
         add_special_tokens(tokenizer, names)
         vocabulary = Vocabulary(tokenizer, num_semantic=config.num_semantic, num_residual=config.num_residual)
     except ValueError as error:
-        raise ValueError(
-            f"{path}, with the tokenizer of {language_model} and the counts of config.yaml: {error}"
-        ) from error
-    if strange := [name for index, name in enumerate(names) if tokenizer.token_to_id(name) != base + index]:
+        raise ValueError(f"{path}, with the tokenizer of {base} and the counts of config.yaml: {error}") from error
+    if strange := [name for index, name in enumerate(names) if tokenizer.token_to_id(name) != num_base + index]:
         raise ValueError(
             f"{path}: {files.short(strange[0])} did not get the id of its place; use the tokenizer of Qwen2.5"
         )
-    if base + len(names) != config.num_tokens:
+    if num_base + len(names) != config.num_tokens:
         raise ValueError(
-            f"{language_model} has {base} tokens and {path} adds {len(names)}, but the planner's table has "
+            f"{base} has {num_base} tokens and {path} adds {len(names)}, but the planner's table has "
             f"{config.num_tokens} rows; check that they belong together"
         )
     if len(names) == len(SPECIAL_TOKENS) and tuple(names) != SPECIAL_TOKENS:

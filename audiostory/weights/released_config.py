@@ -29,6 +29,7 @@ class ReleasedConfig:
     num_tokens: int
     lora: LoraSettings
     language_model: str
+    tokenizer: str
     added_tokens: str
     listener: Mapping[str, int] | None
     loss_weights: Mapping[str, float]
@@ -56,6 +57,7 @@ def read_config(folder: Path, llm_config: Path | None = None) -> ReleasedConfig:
         num_tokens=SHIPPED_NUM_TOKENS if shipped else llm.whole("vocab_size"),
         lora=LoraSettings() if shipped else _lora(llm),
         language_model=tokenizer_folder if shipped else llm.text("model.pretrained_model_name_or_path"),
+        tokenizer=tokenizer_folder,
         added_tokens=yaml.text("tokenizer.add_tokens_path"),
         listener=None if listener is None else _listener(listener, width),
         loss_weights={

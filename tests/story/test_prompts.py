@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiostory.story import Event, Instruction, Storyline
-from audiostory.story.prompts import LEAD_INS, count_span, lead_in, parse_reasoning, prompt_text, reasoning_text
+from audiostory.story.prompts import RELEASED_LEAD_IN, count_span, parse_reasoning, prompt_text, reasoning_text
 
 STORM = Storyline(
     summary="A storm passes.",
@@ -23,7 +23,7 @@ Story: \nSound: \n"""
 
 def test_prompt_is_the_released_one(golden):
     instruction = Instruction(text="rain and dogs", total_seconds=3.6)
-    assert prompt_text(instruction, lead=lead_in(seed=0)) == golden["generate_scripted"]["prompt"]
+    assert prompt_text(instruction, lead=RELEASED_LEAD_IN) == golden["generate_scripted"]["prompt"]
 
 
 def test_a_whole_number_of_seconds_is_told_as_a_float():
@@ -34,11 +34,6 @@ def test_a_whole_number_of_seconds_is_told_as_a_float():
 
 def test_an_open_length_is_not_mentioned():
     assert "\nrain<|im_end|>\n" in prompt_text(Instruction(text="rain"))
-
-
-def test_seed_zero_picks_the_lead_in_of_the_golden_run():
-    assert len(set(LEAD_INS)) == 20
-    assert lead_in(0) == LEAD_INS[12]
 
 
 @pytest.mark.parametrize("text", ["", " \n "])

@@ -431,14 +431,26 @@ def test_a_configuration_of_another_network_is_refused(checkpoint, file, changes
 def test_folders_are_found_as_seen_from_where_ckpt_lies(golden_checkpoint):
     folders = golden_weights.folders(golden_checkpoint)
     found = folders.find(released.read_config(folders.model), tangoflux.read_config(folders.tangoflux))
-    assert found == (golden_checkpoint / "Qwen-tiny", golden_checkpoint / "flan-t5-tiny")
+    qwen, t5 = golden_checkpoint / "Qwen-tiny", golden_checkpoint / "flan-t5-tiny"
+    assert found == (qwen, qwen, t5)
 
 
 def test_folders_are_found_from_within_the_folder_above(golden_checkpoint, monkeypatch):
     monkeypatch.chdir(golden_checkpoint)
     folders = golden_weights.folders(Path())
     found = folders.find(released.read_config(folders.model), tangoflux.read_config(folders.tangoflux))
-    assert [path.resolve() for path in found] == [golden_checkpoint / "Qwen-tiny", golden_checkpoint / "flan-t5-tiny"]
+    qwen, t5 = golden_checkpoint / "Qwen-tiny", golden_checkpoint / "flan-t5-tiny"
+    assert [path.resolve() for path in found] == [qwen, qwen, t5]
+
+
+def test_the_tokenizer_may_lie_apart_from_the_language_model(checkpoint):
+    (checkpoint / "words").mkdir()
+    (checkpoint / "Qwen-tiny" / "tokenizer.json").rename(checkpoint / "words" / "tokenizer.json")
+    path = checkpoint / "audiostory-tiny" / "config.yaml"
+    path.write_text(
+        path.read_text().replace("pretrained_model_path: ckpt/Qwen-tiny", "pretrained_model_path: ckpt/words")
+    )
+    assert len(released.read(golden_weights.folders(checkpoint)).vocabulary) == 388
 
 
 @pytest.mark.parametrize("place", ["beside", "inside"])

@@ -55,6 +55,11 @@ class VelocityDiT(ModelMixin, ConfigMixin):
         frame_rate: float = 44100 / 2048,
     ):
         super().__init__()
+        if len(axes_dims_rope) != 3 or sum(axes_dims_rope) != attention_head_dim or any(n % 2 for n in axes_dims_rope):
+            raise ValueError(
+                f"axes_dims_rope are three even numbers that sum to attention_head_dim={attention_head_dim}, "
+                f"got {list(axes_dims_rope)}"
+            )
         self.max_seconds, self.fixed_frames, self.frame_rate = max_seconds, fixed_frames, frame_rate
         self.transformer = FluxTransformer2DModel(
             in_channels=in_channels,

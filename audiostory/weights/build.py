@@ -48,10 +48,13 @@ class Source:
 
     ValueError with the lists for tensors that are missing, unexpected or misshaped, for an alias that differs from the
     tensor it should repeat, and for whole numbers. Tensors with NaN or infinity are read and warned of, by name.
+
+    Tensors stay mapped where they are stored in the dtype that is asked for. `copied` is for folders that may be
+    written over while what was read from them is in use.
     """
 
-    def __init__(self, table: KeyMap, tensors: TensorFiles, expected: Shapes, origin: object):
-        self.table, self.tensors, self.origin = table, tensors, origin
+    def __init__(self, table: KeyMap, tensors: TensorFiles, expected: Shapes, origin: object, *, copied: bool = False):
+        self.table, self.tensors, self.origin, self.copied = table, tensors, origin, copied
         self.report: Report = table.match(tensors.shapes, expected)
         self.report.check(origin)
         self.on_read: Callable[[int], object] = lambda num_bytes: None
@@ -67,7 +70,7 @@ class Source:
                 "fetch the weights in bf16, fp16 or fp32"
             )
         self.on_read(stored.nbytes)
-        tensor = stored.to(dtype)
+        tensor = stored.to(dtype, copy=self.copied)
         if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():  # both ends show NaN; no copy is made
             log.warning("%s: %s holds values that are not finite; what it computes will be noise", self.origin, theirs)
         return tensor
@@ -118,7 +121,7 @@ def check_planner_sizes(config: Qwen2Config, shapes: Shapes, prefix: str, origin
     check_layers(config.num_hidden_layers, shapes, f"{prefix}layers.", origin)
     heads = config.num_attention_heads
     kv_heads = config.num_key_value_heads or heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    width = head_width(config)
     for projection, rows in (("q_proj", heads * width), ("k_proj", kv_heads * width)):
         found = [shapes.get(f"{prefix}layers.0.self_attn.{projection}{kind}.weight") for kind in ("", ".base_layer")]
         if (rows, config.hidden_size) not in found:
@@ -129,12 +132,22 @@ def check_planner_sizes(config: Qwen2Config, shapes: Shapes, prefix: str, origin
             )
 
 
+def head_width(config: Qwen2Config) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def empty_planner(
     config: Qwen2Config, shapes: Shapes, prefix: str, origin: object, lora: LoraSettings | None = None
 ) -> Planner:
     """A planner without memory, with LoRA apart if asked. `prefix` stands before "layers.0..." in the shapes' names."""
     check_planner_sizes(config, shapes, prefix, origin)
     planner = on_meta(lambda: Planner(Qwen2ForCausalLM(config)), origin)
+    frequencies, width = planner.qwen.model.rotary_emb.inv_freq.numel(), head_width(config)
+    if 2 * frequencies != width:  # they are computed, so no tensor of the file bounds them
+        raise ValueError(
+            f"{origin}: the planner's config.json asks for {frequencies} rotary frequencies, expected {width // 2} for "
+            f"heads {width} wide; copy it again"
+        )
     if lora is not None:
         on_meta(lambda: planner.add_lora(lora), origin)
     return planner

@@ -124,16 +124,14 @@ def _read_extras(path: Path) -> tuple[str, dict[str, float]]:
 
 
 def _settings_of(name: str, folder: Path) -> dict[str, Any]:
-    cls: Any = ours.CLASSES[name]
-    values = files.read_json(folder / name / "config.json")
-    return _arguments(build.on_meta(lambda: cls.from_config(values), folder / name))
+    return _listed(ours.read_arguments(folder / name, name))
 
 
-def _arguments(network: Any) -> dict[str, Any]:
-    """Of one of our diffusers classes."""
+def _listed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Without diffusers' own notes, and with lists for tuples, so that two can be compared."""
     return {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in network.config.items()
+        for name, value in arguments.items()
         if not name.startswith("_")
     }
 
@@ -266,7 +264,7 @@ def _open(folder: Path, said: _Said, model: Path, flux_folder: Path, progress: b
 
 
 def _check_said(name: str, said: Mapping[str, Any], network: Any, folder: Path) -> None:
-    built = _arguments(network)
+    built = _listed(network.config)
     if lost := [f"{key}={value}" for key, value in said.items() if built[key] != value]:
         raise ValueError(
             f"{folder / name / 'config.json'} says {', '.join(lost)}, which the released layout has no place for; "

@@ -29,7 +29,7 @@ LARGEST_YAML = 1 << 18  # which takes PyYAML two seconds
 LARGEST_TOKENIZER = 1 << 28
 LARGEST_PICKLE = 1 << 26  # of the names and shapes alone: 4,000 tensors take less than a megabyte
 
-WIDEST, MOST_LAYERS = 1 << 20, 1 << 10  # no network is larger
+WIDEST, MOST_LAYERS, MOST_SIZES = 1 << 20, 1 << 10, 16  # no network is larger
 
 _REPR = reprlib.Repr()
 _REPR.maxstring, _REPR.maxother, _REPR.maxlevel = 100, 100, 2
@@ -84,7 +84,7 @@ class TensorFiles(Mapping[str, Tensor]):
 def open_weights(folder: Path, names: Sequence[str], progress: bool = True) -> TensorFiles:
     """The weights of a folder under the first of `names` that is there, whole or in shards (NAME.index.json).
 
-    If the folder has a SHA256SUMS file, what it lists is compared with it first.
+    If the folder has a SHA256SUMS file, all that it lists is compared with it first, configurations too.
     """
     for name in names:
         if (folder / name).is_file():
@@ -93,7 +93,7 @@ def open_weights(folder: Path, names: Sequence[str], progress: bool = True) -> T
             paths = _shards(folder / f"{name}.index.json")
         else:
             continue
-        verify_checksums(folder, paths, progress)
+        verify_checksums(folder, progress)
         return TensorFiles(paths)
     raise ValueError(f"no weights in {folder}: expected {' or '.join(names)}; copy the folder again")
 
@@ -121,11 +121,11 @@ def check_safetensors(path: Path) -> None:
         )
 
 
-def verify_checksums(folder: Path, paths: Sequence[Path], progress: bool = True) -> None:
-    """Compares the files with the folder's SHA256SUMS, if it has one; files that it does not list are passed over."""
+def verify_checksums(folder: Path, progress: bool = True) -> None:
+    """Compares every file that the folder's SHA256SUMS lists, if it has one; what it does not list is passed over."""
     if not (folder / CHECKSUMS).is_file():
         return
-    expected: dict[str, str] = {}
+    expected: dict[Path, str] = {}
     for line in read_text(folder / CHECKSUMS).splitlines():
         found = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line.strip())
         if not found:
@@ -133,17 +133,24 @@ def verify_checksums(folder: Path, paths: Sequence[Path], progress: bool = True)
                 f"{folder / CHECKSUMS} holds {short(line)}, expected lines as sha256sum prints them; "
                 "copy it again, or delete it to do without"
             )
-        expected[str(inside(folder, found[2], CHECKSUMS))] = found[1]
-    listed = [path for path in paths if str(path) in expected]
+        path = inside(folder, found[2], CHECKSUMS)
+        if expected.setdefault(path, found[1]) != found[1]:
+            raise ValueError(f"{folder / CHECKSUMS} gives {short(found[2])} two checksums; copy it again")
+    expected.pop(folder / CHECKSUMS, None)  # which `sha256sum *` lists when run again, and cannot know
+    if absent := [str(path.relative_to(folder)) for path in expected if not path.is_file()]:
+        raise ValueError(
+            f"{folder} lacks {', '.join(map(short, absent[:5]))}, which {CHECKSUMS} lists; copy the folder again, or "
+            f"delete {CHECKSUMS} to do without"
+        )
     with tqdm(
-        total=sum(path.stat().st_size for path in listed),
+        total=sum(path.stat().st_size for path in expected),
         desc="verifying",
         unit="B",
         unit_scale=True,
         disable=not progress,
     ) as bar:
-        for path in listed:
-            if sha256(path, bar) != expected[str(path)]:
+        for path, digest in expected.items():
+            if sha256(path, bar) != digest:
                 raise ValueError(
                     f"{path} is not the file that {CHECKSUMS} describes: it was changed or damaged; copy it again"
                 )
@@ -184,6 +191,16 @@ def check_size(path: Path, name: str, value: object, whole: bool = True) -> None
             f"{path}: {name} is {short(value)}, expected a {'whole ' if whole else ''}number from 1 to {most}; "
             "copy the folder again"
         )
+
+
+def check_sizes(path: Path, name: str, values: object) -> None:
+    """ValueError for a configuration's list of numbers that no network has."""
+    if not isinstance(values, list) or not 1 <= len(values) <= MOST_SIZES:
+        raise ValueError(
+            f"{path}: {name} is {short(values)}, expected a list of 1 to {MOST_SIZES} numbers; copy the folder again"
+        )
+    for value in values:
+        check_size(path, name, value)
 
 
 def short(value: object) -> str:
@@ -280,6 +297,16 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     if strange := [name for name, value in content.items() if not isinstance(name, str) or not _is_plain(value)]:
         raise ValueError(
             f"{path} holds {', '.join(map(short, strange[:5]))}, expected names with dense tensors and nothing else; "
+            "fetch the weights as safetensors, or from where they were published"
+        )
+    # Each may be as large as what the file holds, and yet all be views of the same numbers; aliases cost nothing.
+    views = {
+        (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride()): tensor
+        for tensor in content.values()
+    }
+    if (unfolded := sum(tensor.nbytes for tensor in views.values())) > (size := path.stat().st_size):
+        raise ValueError(
+            f"{path} holds views of the same numbers that unfold into {unfolded:,} bytes, the file has {size:,}; "
             "fetch the weights as safetensors, or from where they were published"
         )
     return dict(content)

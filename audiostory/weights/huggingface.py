@@ -6,6 +6,7 @@ Configurations are read as values, tensors through the tables below; no class th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,22 @@ WHISPER = KeyMap(
 )
 
 
-def read_planner(folder: str | Path, num_tokens: int | None = None, dtype: torch.dtype = torch.float32) -> Planner:
+def read_planner(
+    folder: str | Path,
+    num_tokens: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    names: Sequence[str] = WEIGHT_FILES,
+) -> Planner:
     """A Qwen2.5 folder as a planner. With `num_tokens`, its table gets that many rows.
 
     Rows that are new start as the mean of all old ones, which is where the release's started (SPEC 3).
     """
     folder = Path(folder)
+    tensors = files.open_weights(folder, names)
     config = qwen_config(folder)
-    tensors = files.open_weights(folder, WEIGHT_FILES)
     plain = build.empty_planner(config, tensors.shapes, "model.", folder)
     expected = {f"planner/{name}": shape for name, shape in build.planner_shapes(plain).items()}
-    source = build.Source(QWEN, tensors, expected, folder)
+    source = build.Source(QWEN, tensors, expected, folder, copied=True)
     if num_tokens is None or num_tokens == config.vocab_size:
         return build.fill_planner(plain, source.under("planner/"), dtype)
 
@@ -79,20 +85,21 @@ def read_planner(folder: str | Path, num_tokens: int | None = None, dtype: torch
     return build.fill_planner(build.empty_planner(config, tensors.shapes, "model.", folder), resized, dtype)
 
 
-def read_text_encoder(folder: str | Path) -> TextEncoder:
+def read_text_encoder(folder: str | Path, names: Sequence[str] = WEIGHT_FILES) -> TextEncoder:
     """A T5 or Flan-T5 folder as a text encoder in float32, without its decoder."""
     folder = Path(folder)
-    tensors = files.open_weights(folder, WEIGHT_FILES)
+    tensors = files.open_weights(folder, names)
     model = build.empty_text_encoder(t5_config(folder), tensors.shapes, "", folder)
-    source = build.Source(FLAN_T5, tensors, build.text_encoder_shapes(model, "text_encoder/"), folder)
+    expected = build.text_encoder_shapes(model, "text_encoder/")
+    source = build.Source(FLAN_T5, tensors, expected, folder, copied=True)
     return build.fill_text_encoder(model, source.under("text_encoder/"), read_tokenizer(folder))
 
 
 def read_whisper(folder: str | Path, dtype: torch.dtype = torch.float32) -> WhisperEncoder:
     """The encoder of a Whisper folder, which hears for the listener."""
     folder = Path(folder)
-    config = _config(WhisperConfig, folder, WHISPER_SIZES, WHISPER_MANNERS)
     tensors = files.open_weights(folder, WEIGHT_FILES)
+    config = _config(WhisperConfig, folder, WHISPER_SIZES, WHISPER_MANNERS)
     prefix = "model." if any(name.startswith("model.") for name in tensors) else ""
     build.check_layers(config.encoder_layers, tensors.shapes, f"{prefix}encoder.layers.", folder)
     encoder = build.on_meta(lambda: WhisperEncoder(config), folder)

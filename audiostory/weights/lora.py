@@ -37,11 +37,11 @@ _FIXED: dict[str, Any] = {
 
 def read_planner(part: Path, dtype: torch.dtype, keep_lora: bool) -> Planner:
     """A planner's folder with lora/ inside, the LoRA merged unless `keep_lora`; in eval mode."""
-    settings, _ = read_settings(part / FOLDER)
     base, adapter = (files.open_weights(*at) for at in ((part, BASE_FILES), (part / FOLDER, FILES)))
+    settings, _ = read_settings(part / FOLDER)
     tensors = files.TensorFiles([*base.paths, *adapter.paths])
     empty = build.empty_planner(huggingface.qwen_config(part), tensors.shapes, "model.", part, settings)
-    source = build.Source(_BOTH, tensors, build.planner_shapes(empty), part)
+    source = build.Source(_BOTH, tensors, build.planner_shapes(empty), part, copied=True)
     return build.fill_planner_with_lora(empty, source, settings, dtype, keep_lora, part)
 
 
@@ -60,10 +60,7 @@ def read_settings(folder: Path) -> tuple[LoraSettings, str | None]:
             )
     rank, alpha, dropout = values.get("r"), values.get("lora_alpha"), values.get("lora_dropout", 0.0)
     for name, value in (("r", rank), ("lora_alpha", alpha)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"{path}: {name} is {files.short(value)}, expected a whole number, 1 or more; copy it again"
-            )
+        files.check_size(path, name, value)
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ValueError(
             f"{path}: lora_dropout is {files.short(dropout)}, expected a number from 0 to 1; copy it again"

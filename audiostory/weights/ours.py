@@ -8,21 +8,23 @@
     listener_projector/                   of models that hear an instruction
     released.json                         what only the released layout has a place for (weights.convert)
 
-Reading is strict: what is missing, damaged, misshaped or of another class is a ValueError that names the file.
+Reading is strict: what is missing, damaged, misshaped or of another class is a ValueError that names the file. No
+library's loader sees a configuration before its values are checked, and nothing stays mapped: a component may be
+written over the folder that it was read from.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, get_args, get_origin, get_type_hints
 
 import diffusers
 import torch
-from diffusers import ModelMixin
 from torch import nn
 
 from audiostory.model.bridge import Bridge
@@ -32,7 +34,8 @@ from audiostory.model.listener import ListenerProjector
 from audiostory.model.planner import Planner
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.story import Vocabulary
-from audiostory.weights import files, lora
+from audiostory.weights import build, files, huggingface, lora
+from audiostory.weights.keymap import KeyMap
 
 INDEX = "model_index.json"
 PIPELINE = "AudioStoryPipeline"
@@ -45,6 +48,15 @@ CLASSES: dict[str, type[nn.Module]] = {
     "listener_projector": ListenerProjector,
 }
 TELLING = ("planner", "bridge", "dit", "codec")  # what telling a story needs
+
+_LAYERS = {  # the arguments that count layers, and how those begin in the weights
+    "dit": {
+        "num_layers": "transformer.transformer_blocks.",
+        "num_single_layers": "transformer.single_transformer_blocks.",
+    },
+    "codec": {"downsampling_ratios": "vae.encoder.block."},
+}
+_FILES = ("diffusion_pytorch_model.safetensors",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,24 +140,50 @@ def read_component(
     The text encoder is always float32: T5 overflows in half precision. A planner's LoRA that is stored apart is merged
     unless `keep_lora`, which asks for one that is.
     """
-    cls, part = CLASSES[name], Path(folder) / name
+    part = Path(folder) / name
     if not (part / "config.json").is_file():
         raise ValueError(f"{part / 'config.json'} is missing, so there is no {name}; copy the model folder again")
-    config = files.read_json(part / "config.json")
-    check_weights(part)
     apart = name == "planner" and (part / lora.FOLDER).is_dir()
-    if apart:
-        check_weights(part / lora.FOLDER)
-    elif keep_lora:
+    if keep_lora and not apart:
         raise ValueError(f"{part} has no {lora.FOLDER}/: nothing was kept apart there; read it without keep_lora")
-    try:
-        if apart:
-            return lora.read_planner(part, dtype, keep_lora)
-        if issubclass(cls, ModelMixin):
-            return _read_diffusers(cls, part, config, dtype)
-        return cls.from_pretrained(part) if cls is TextEncoder else cls.from_pretrained(part, dtype=dtype)  # type: ignore[attr-defined]
-    except (ValueError, OSError, RuntimeError, TypeError, KeyError) as error:
-        raise ValueError(f"{part} cannot be read as a {cls.__name__}: {error}; copy the model folder again") from error
+    if name == "planner" and (part / lora.CONFIG).exists():
+        raise ValueError(
+            f"{part / lora.CONFIG} is a LoRA beside the planner's own weights, which nothing here would apply; "
+            f"put it into {lora.FOLDER}/, or remove it"
+        )
+    if apart:
+        return lora.read_planner(part, dtype, keep_lora)
+    if name == "planner":
+        return huggingface.read_planner(part, dtype=dtype, names=lora.BASE_FILES)
+    if name == "text_encoder":
+        return huggingface.read_text_encoder(part, lora.BASE_FILES)
+    return _read_diffusers(part, name, dtype)
+
+
+def read_arguments(part: Path, name: str) -> dict[str, Any]:
+    """What config.json says of a component of one of our diffusers classes: its arguments, defaults included.
+
+    ValueError for another class, for names that are no arguments, and for values that no network has.
+    """
+    cls, path = CLASSES[name], part / "config.json"
+    said = files.read_json(path)
+    if said.get("_class_name") != cls.__name__:
+        raise ValueError(
+            f"{path} describes a {files.short(said.get('_class_name'))}, expected {cls.__name__}; check the path"
+        )
+    given = {key: value for key, value in said.items() if not key.startswith("_")}  # those are diffusers' own notes
+    known = {key: one.default for key, one in inspect.signature(cls.__init__).parameters.items() if key != "self"}
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(
+            f"{path} sets {files.short(unknown)}, which a {cls.__name__} does not have (it has {', '.join(known)}); "
+            "copy the folder again"
+        )
+    if missing := [key for key, default in known.items() if default is inspect.Parameter.empty and key not in given]:
+        raise ValueError(f"{path} does not set {', '.join(missing)}; copy the folder again")
+    kinds = get_type_hints(cls.__init__)
+    for key, value in given.items():
+        _check_argument(path, key, value, kinds[key])
+    return known | given
 
 
 def read_vocabulary(folder: str | Path, *, num_semantic: int, num_residual: int) -> Vocabulary:
@@ -165,21 +203,6 @@ def write_vocabulary(folder: str | Path, vocabulary: Vocabulary) -> None:
     vocabulary.tokenizer.save(str(path))
 
 
-def check_weights(part: Path) -> None:
-    """ValueError unless every safetensors file of a component is there and as long as its own header says."""
-    found = set(part.glob("*.safetensors"))
-    for index in part.glob("*.safetensors.index.json"):
-        found |= {
-            files.inside(part, name, index.name) for name in files.read_json(index).get("weight_map", {}).values()
-        }
-    if not found:
-        raise ValueError(
-            f"{part} holds no .safetensors file (pickled weights are never read); copy the model folder again"
-        )
-    for path in sorted(found):
-        files.check_safetensors(path)
-
-
 def check_fit(planner: Planner, vocabulary: Vocabulary, bridge: Bridge, dit: VelocityDiT, codec: Codec) -> None:
     """ValueError when the components are not of one model."""
     pairs = {
@@ -195,19 +218,31 @@ def check_fit(planner: Planner, vocabulary: Vocabulary, bridge: Bridge, dit: Vel
         raise ValueError(f"the components are not of one model ({'; '.join(wrong)}); take all from the same folder")
 
 
-def _read_diffusers(cls: type[ModelMixin], part: Path, config: Mapping[str, Any], dtype: torch.dtype) -> ModelMixin:
-    if config.get("_class_name") != cls.__name__:
-        raise ValueError(f"config.json describes a {config.get('_class_name')}")
-    loaded = cls.from_pretrained(
-        part, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
-    model, report = cast(tuple[ModelMixin, dict[str, list]], loaded)
-    wrong = [f"{kind.removesuffix('_keys')} {key}" for kind, keys in sorted(report.items()) for key in keys]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"it holds other weights than config.json says: {', '.join(wrong[:5])}{more}")
-    model.register_to_config(_name_or_path=part.name)  # else whatever is saved would tell where it was read from
+def _read_diffusers(part: Path, name: str, dtype: torch.dtype) -> Any:
+    cls: Any = CLASSES[name]
+    tensors = files.open_weights(part, _FILES)
+    arguments = read_arguments(part, name)
+    for argument, prefix in _LAYERS.get(name, {}).items():
+        value = arguments[argument]
+        build.check_layers(value if isinstance(value, int) else len(value), tensors.shapes, prefix, part)
+    model = build.on_meta(lambda: cls(**arguments), part / "config.json")
+    source = build.Source(KeyMap([("{rest}", "{rest}")]), tensors, build.shapes_of(model), part, copied=True)
+    kept = tuple(f"{module}." for module in cls._keep_in_fp32_modules or ())
+    state = {key: source(key, torch.float32 if key.startswith(kept) else dtype) for key in model.state_dict()}
+    model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
+
+
+def _check_argument(path: Path, name: str, value: object, kind: Any) -> None:
+    """By the argument's annotation."""
+    if kind in (bool, str):
+        if not isinstance(value, kind):
+            expected = "true or false" if kind is bool else "text"
+            raise ValueError(f"{path}: {name} is {files.short(value)}, expected {expected}; copy the folder again")
+    elif get_origin(kind) is Sequence:
+        files.check_sizes(path, name, value)
+    elif value is not None or type(None) not in get_args(kind):
+        files.check_size(path, name, value, whole=kind is not float)
 
 
 def _what_else(folder: Path) -> str:

@@ -104,13 +104,8 @@ def read_vae_config(folder: Path) -> VaeConfig:
             f"{path} sets {files.short(unknown)}, which this VAE does not have; it has {', '.join(asdict(VaeConfig()))}"
         )
     for name, value in values.items():
-        several = value if name in ("downsampling_ratios", "channel_multiples") else [value]
-        if not isinstance(several, list) or not 1 <= len(several) <= 16:
-            raise ValueError(
-                f"{path}: {name} is {files.short(value)}, expected a list of 1 to 16 numbers; copy the folder again"
-            )
-        for one in several:
-            files.check_size(path, name, one)
+        check = files.check_sizes if name in ("downsampling_ratios", "channel_multiples") else files.check_size
+        check(path, name, value)
     return VaeConfig(**values)
 
 

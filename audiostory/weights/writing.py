@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,16 +30,17 @@ from audiostory.weights import files
 def in_place_at_the_end(output: Path) -> Iterator[Path]:
     """A folder to write into, which takes the place of `output` at the end and is gone after any failure.
 
-    ValueError when `output` exists.
+    It carries the id of its process, so that several may write the same output and the first to finish has it; what a
+    killed one left is cleared away. ValueError when `output` exists.
     """
-    if os.path.lexists(output):
-        raise ValueError(f"{output} exists and is not written over; give another folder, or remove it first")
+    _check_absent(output)
     above = next(folder for folder in output.absolute().parents if folder.exists())
-    aside = above / f".{output.name}.unfinished"
-    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    _clear_left_behind(above, f".{output.name}.unfinished-")
+    aside = above / f".{output.name}.unfinished-{os.getpid()}"
+    aside.mkdir()
     try:
-        aside.mkdir()
         yield aside
+        _check_absent(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         aside.rename(output)
     finally:
@@ -115,6 +117,29 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def bytes_bar(num_bytes: int, progress: bool) -> tqdm:
     return tqdm(total=num_bytes, desc="writing", unit="B", unit_scale=True, disable=not progress)
+
+
+def _check_absent(output: Path) -> None:
+    if os.path.lexists(output):
+        raise ValueError(f"{output} exists and is not written over; give another folder, or remove it first")
+
+
+def _clear_left_behind(above: Path, prefix: str) -> None:
+    """Removes the folders of processes that are no more. One with our own id is of an earlier process that had it."""
+    for folder in above.iterdir():
+        pid = folder.name.removeprefix(prefix)
+        if pid != folder.name and re.fullmatch(r"[1-9]\d{0,8}", pid) and not _is_another_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_another_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # asks only
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is someone else's
+        return True
+    return pid != os.getpid()
 
 
 def _unwritten(path: Path, error: Exception) -> OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def test_the_configuration_comes_back_as_it_was(checkpoint, tmp_path):
     for read in (tangoflux.read_config, tangoflux.read_vae_config):
         before, after = (read(folder / "Flux_detokenizer") for folder in (checkpoint, again))
         assert vars(before) | {"downsampling_ratios": 0} == vars(after) | {"downsampling_ratios": 0}
-    files.verify_checksums(again / "audiostory-tiny", [again / BIN], progress=False)
+    files.verify_checksums(again / "audiostory-tiny", progress=False)
     assert "pytorch_model.bin" in (again / "audiostory-tiny" / "SHA256SUMS").read_text()
 
 
@@ -203,6 +204,8 @@ ADAPTER_DAMAGES = {
     "a scale of its own": ({"alpha_pattern": {"q_proj": 1}}, "alpha_pattern is"),
     "other targets": ({"target_modules": ["q_proj"]}, "target_modules is"),
     "no rank": ({"r": None}, "r is None, expected a whole number"),
+    "a huge rank": ({"r": 10**400}, "r is a huge number, expected a whole number"),
+    "a huge alpha": ({"lora_alpha": 10**400}, "lora_alpha is a huge number, expected a whole number"),
     "another rank": ({"r": 5}, r"misshaped: .*lora_A.weight \[4, 64\], expected \[5, 64\]"),
     "a wild dropout": ({"lora_dropout": 2}, "lora_dropout is 2"),
 }
@@ -228,7 +231,7 @@ NO_WAY_BACK = {
     "no text encoder": (lambda f: remove(f / "text_encoder"), "no text_encoder/"),
     "another fuser": (lambda f: edit(f / "bridge/config.json", num_heads=4), "says num_heads=4, which the released"),
     "any length": (lambda f: edit(f / "dit/config.json", fixed_frames=None), "says fixed_frames=None"),
-    "another feature scale": (lambda f: edit(f / "bridge/config.json", feature_scale="a"), "t5_feature_scale is 'a'"),
+    "another feature scale": (lambda f: edit(f / "bridge/config.json", feature_scale="a"), "feature_scale is 'a'"),
     "normalised latents": (lambda f: edit_weights(f / "codec", latent_std=torch.full((64,), 2.0)), "normalises its"),
     "a tensor more": (lambda f: edit_weights(f / "dit", more=torch.zeros(1)), "1 unexpected: more"),
     "wrong extras": (lambda f: edit(f / "released.json", loss_weights=[1]), "expected the text encoder's name"),
@@ -273,10 +276,27 @@ def test_a_failure_in_the_middle_leaves_nothing(golden_checkpoint, converted, tm
         assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_cleared_away(converted, tmp_path):
-    (tmp_path / ".ckpt.unfinished").mkdir()
-    convert_back.to_released(converted, tmp_path / "ckpt", progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+def test_only_what_a_killed_process_left_is_cleared_away(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    mine = [".ckpt.unfinished", ".ckpt.unfinished-notes", ".ckpt.unfinished-0", f".other.unfinished-{ended.pid}"]
+    others = [*mine, f".ckpt.unfinished-{os.getppid()}"]  # alive, as we are its child
+    for name in [*others, f".ckpt.unfinished-{ended.pid}", f".ckpt.unfinished-{os.getpid()}"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    with writing.in_place_at_the_end(tmp_path / "ckpt") as aside:
+        assert list(aside.iterdir()) == []
+        assert {path.name for path in tmp_path.iterdir()} == {*others, aside.name}
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "ckpt"}
+
+
+def test_of_two_conversions_to_one_output_the_first_to_finish_has_it(tmp_path):
+    later = writing.in_place_at_the_end(tmp_path / "ckpt")
+    (later.__enter__() / "file").touch()
+    (tmp_path / "ckpt").mkdir()
+    with pytest.raises(ValueError, match="exists and is not written over"):
+        later.__exit__(None, None, None)
+    assert [path.name for path in tmp_path.rglob("*")] == ["ckpt"]
 
 
 def test_an_existing_output_is_not_written_over(golden_checkpoint, converted, tmp_path):

@@ -138,6 +138,7 @@ READ = released.ReleasedConfig(
     num_tokens=152277,
     lora=LoraSettings(),
     language_model="ckpt/Qwen2.5-3B-Instruct",
+    tokenizer="ckpt/Qwen2.5-3B-Instruct",
     added_tokens="tokenizer/added_tokens.json",
     listener={"audio_width": 1280, "planner_width": 2048, "num_tokens": 64},
     loss_weights={"text": 1.0, "semantic": 0.5, "flow": 1.0},

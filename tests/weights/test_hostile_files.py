@@ -24,7 +24,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from audiostory.weights import build, files, huggingface, released, tangoflux
+from audiostory.model import tiny
+from audiostory.model.listener import ListenerProjector
+from audiostory.weights import build, files, huggingface, ours, released, tangoflux
 from audiostory.weights.keymap import KeyMap
 
 WEIGHTS = "ckpt/audiostory-tiny/pytorch_model.bin"
@@ -149,6 +151,17 @@ def test_what_is_no_plain_tensor_is_refused_by_its_name(tmp_path, more, message)
     path = tmp_path / "pytorch_model.bin"
     torch.save({**TENSORS, **more}, path)
     with refused(message, path):
+        files.TensorFiles([path])
+
+
+def test_many_views_of_the_same_numbers_are_refused(tmp_path):
+    path, numbers = tmp_path / "pytorch_model.bin", torch.ones(2, 1000)
+    torch.save({str(index): numbers for index in range(100)}, path)
+    assert len(files.TensorFiles([path])) == 100  # aliases stand for no more than one
+    torch.save({"first": numbers[0], "second": numbers[1]}, path)
+    assert len(files.TensorFiles([path])) == 2
+    torch.save({str(index): numbers.view(-1)[index:] for index in range(100)}, path)
+    with refused(r"unfold into [\d,]+ bytes, the file has", path):
         files.TensorFiles([path])
 
 
@@ -295,16 +308,34 @@ def test_a_flipped_byte_is_seen_where_checksums_are_given(checkpoint):
 def test_checksums_are_read_as_sha256sum_prints_them(tmp_path, name):
     path = tmp_path / "pytorch_model.bin"
     torch.save(TENSORS, path)
-    (tmp_path / files.CHECKSUMS).write_text(f"{'0' * 64}  other.txt\n{files.sha256(path)} {name.format(path.name)}\n")
+    own = f"{'0' * 64}  {files.CHECKSUMS}\n"  # which cannot be known, and is listed when the command is run again
+    (tmp_path / files.CHECKSUMS).write_text(f"{own}{files.sha256(path)} {name.format(path.name)}\n")
     assert set(files.open_weights(tmp_path, [path.name], progress=False)) == {"a", "b"}
     (tmp_path / files.CHECKSUMS).write_text(f"{'0' * 64} {name.format(path.name)}\n")
     with refused("is not the file that SHA256SUMS describes", path):
         files.open_weights(tmp_path, [path.name], progress=False)
 
 
+def test_configurations_are_compared_with_the_checksums_too(checkpoint):
+    config = checkpoint / "audiostory-tiny/config.yaml"
+    checksums(config.parent, config, checkpoint.parent / WEIGHTS)
+    edit_yaml(config, "llm_model.peft_config.lora_alpha", 7)
+    with refused("is not the file that SHA256SUMS describes", config):
+        read(checkpoint)
+
+
+def test_a_file_that_the_checksums_list_and_the_folder_lacks_is_named(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(TENSORS, path)
+    (tmp_path / files.CHECKSUMS).write_text(f"{files.sha256(path)}  {path.name}\n{'0' * 64}  config.yaml\n")
+    with refused("lacks 'config.yaml', which SHA256SUMS lists", tmp_path):
+        files.open_weights(tmp_path, [path.name], progress=False)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        (f"{'0' * 64}  a\n{'1' * 64}  ./a", "gives './a' two checksums"),
         ("garbage", "holds 'garbage', expected lines as sha256sum prints them"),
         (f"{'g' * 64}  pytorch_model.bin", "expected lines as sha256sum"),
         (f"{'0' * 63}  pytorch_model.bin", "expected lines as sha256sum"),
@@ -413,7 +444,10 @@ MIXED_UP: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "another head": (lambda t: t.update({HEAD: t[HEAD] + 1}), f"{HEAD} should repeat {TABLE} and does not"),
     "a head of another kind": (lambda t: t.update({HEAD: t[HEAD].half()}), f"{HEAD} should repeat {TABLE}"),
-    "a head of another shape": (lambda t: t.update({HEAD: t[HEAD][:-1]}), r"1 misshaped: .*lm_head.weight \[387, 64\]"),
+    "a head of another shape": (
+        lambda t: t.update({HEAD: t[HEAD][:-1].clone()}),
+        r"1 misshaped: .*lm_head.weight \[387, 64\]",
+    ),
     "whole numbers": (
         lambda t: t.update({f"{PROJECTOR}bias": torch.ones(1024, dtype=torch.int8)}),
         f"{PROJECTOR}bias holds torch.int8, expected floating-point",
@@ -743,6 +777,120 @@ def test_absurd_sizes_are_refused_before_anything_is_built_of_them(checkpoint, f
         edit(checkpoint / file, **{name: value})
     with refused("", checkpoint):
         read(checkpoint)
+
+
+# Our own folders
+
+MAKERS: dict[str, Callable[[], Any]] = {
+    "planner": tiny.planner,
+    "bridge": tiny.bridge,
+    "dit": tiny.dit,
+    "codec": tiny.codec,
+    "text_encoder": tiny.text_encoder,
+    "listener_projector": lambda: ListenerProjector(audio_width=4, planner_width=8, num_tokens=2),
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name, make in MAKERS.items():
+        make().save_pretrained(tmp_path / "model" / name)
+    return tmp_path / "model"
+
+
+LIBRARY = {
+    "auto_map": {"AutoConfig": "trap.call", "AutoModel": "trap.call"},
+    "attn_implementation": "evil/kernel",
+    "_attn_implementation": "evil/kernel",
+    "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+}
+
+
+@pytest.mark.parametrize("name", ["planner", "text_encoder"])
+def test_what_our_folders_name_to_import_or_fetch_is_passed_over(folder, trap, name):
+    before = ours.read_component(folder, name).state_dict()
+    edit(folder / name / "config.json", **LIBRARY, dtype="trap")
+    after = ours.read_component(folder, name).state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", ["bridge", "dit", "codec", "listener_projector"])
+def test_diffusers_own_notes_are_passed_over(folder, trap, name):
+    edit(
+        folder / name / "config.json", _attn_implementation="evil/kernel", _name_or_path="a", _use_default_values=["x"]
+    )
+    ours.read_component(folder, name)
+
+
+@pytest.mark.parametrize("name", ["bridge", "dit", "codec", "listener_projector"])
+@pytest.mark.parametrize("setting", ["auto_map", "attn_implementation", "quantization_config", "num_head"])
+def test_what_is_no_argument_of_our_class_is_refused(folder, trap, name, setting):
+    edit(folder / name / "config.json", **{setting: LIBRARY.get(setting, 2)})
+    with refused(f"sets .*{setting}.*, which a {ours.CLASSES[name].__name__} does not have", folder / name):
+        ours.read_component(folder, name)
+
+
+def our_cases() -> Iterator[tuple[str, str, object]]:
+    for name, make in MAKERS.items():
+        if name not in ("planner", "text_encoder"):
+            for argument, value in make().config.items():
+                if not argument.startswith("_"):
+                    several = isinstance(value, tuple | list)
+                    yield from ((name, argument, [no] if several else no) for no in (0, -1, [], {}, HUGE, "x"))
+                    yield name, argument, 10**400
+    for size in huggingface.QWEN_SIZES.split():
+        yield from (("planner", size, no) for no in (0, "x", HUGE, [3]))
+    for size in huggingface.T5_SIZES.split():
+        yield from (("text_encoder", size, no) for no in (0, "x", HUGE, [3]))
+    yield "planner", "rms_norm_eps", 0
+    yield "planner", "vocab_size", 6_000_000
+    yield "planner", "vocab_size", WIDE
+    yield "planner", "num_hidden_layers", 1000
+    yield "planner", "rope_parameters", {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 1e9}
+    yield "text_encoder", "num_layers", 1000
+    yield "text_encoder", "vocab_size", WIDE
+    yield "dit", "num_layers", 1000
+    yield "dit", "num_single_layers", 1000
+    yield "dit", "axes_dims_rope", [4, 6, 8]
+    yield "dit", "axes_dims_rope", [WIDE, WIDE, WIDE]
+    yield "dit", "joint_attention_dim", WIDE
+    yield "bridge", "num_semantic", WIDE
+    yield "codec", "downsampling_ratios", [2, 0]
+    yield "codec", "downsampling_ratios", [2] * 16
+    yield "codec", "channel_multiples", [1]
+    yield "codec", "front", "trap"
+    yield "listener_projector", "planner_width", WIDE
+
+
+OUR_CASES = list(our_cases())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_values_that_no_network_has_are_refused_in_our_folders(folder, name):
+    path = folder / name / "config.json"
+    whole = path.read_text()
+    for part, setting, value in OUR_CASES:
+        if part == name:
+            path.write_text(json.dumps({**json.loads(whole), setting: value}))
+            with refused("", folder / name):
+                ours.read_component(folder, name)
+
+
+def test_a_lora_beside_the_planner_s_weights_is_refused_rather_than_applied_or_overlooked(folder):
+    (folder / "planner/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    save_file(TENSORS, folder / "planner/adapter_model.safetensors")
+    with refused(r"is a LoRA beside .* put it into lora/", folder / "planner/adapter_config.json"):
+        ours.read_component(folder, "planner")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_checksums_in_our_folders_cover_the_configuration(folder, name):
+    part = folder / name
+    checksums(part, *part.iterdir())
+    ours.read_component(folder, name)
+    edit(part / "config.json", _name_or_path="elsewhere")
+    with refused("is not the file that SHA256SUMS describes", part / "config.json"):
+        ours.read_component(folder, name)
 
 
 STRANGE = st.recursive(

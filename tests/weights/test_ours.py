@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from audiostory.model import tiny
 from audiostory.pipeline import AudioStoryPipeline
 from audiostory.story import Event, Storyline
+from audiostory.weights import ours
 from audiostory.weights.ours import Settings
 
 SETTINGS = Settings(steps=2, guidance=1.5, crossfade_seconds=0.25, sounds={"dog": ["dogs", "barks"]}, places=["a room"])
@@ -94,6 +95,45 @@ def test_the_text_encoder_may_lie_beside_the_others(folder):
     AudioStoryPipeline.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_component_may_be_written_over_the_folder_it_was_read_from(folder, dtype):
+    """While it is in use, and in another precision: nothing of it may be mapped from the old file."""
+    tiny.text_encoder().save_pretrained(folder / "text_encoder")
+    for name in (*ours.TELLING, "text_encoder"):
+        part = ours.read_component(folder, name)
+        before = {key: tensor.clone() for key, tensor in part.state_dict().items()}
+        for path in (folder / name).glob("*.safetensors"):
+            path.write_bytes(bytes(path.stat().st_size))  # in place, so that mapped pages would change
+        assert all(torch.equal(before[key], tensor) for key, tensor in part.state_dict().items()), name
+        part.to(dtype).save_pretrained(folder / name)
+        part.save_pretrained(folder / name)
+        after = ours.read_component(folder, name).state_dict()
+        assert all(torch.equal(before[key].to(dtype).float(), after[key]) for key in before), name
+
+
+def test_what_is_read_can_learn_and_draws_no_random_numbers(folder):
+    state = torch.get_rng_state()
+    for name in ours.TELLING:
+        part = ours.read_component(folder, name)
+        assert all(parameter.requires_grad for parameter in part.parameters())
+        assert not any(tensor.is_meta for tensor in (*part.parameters(), *part.buffers()))
+        with torch.no_grad():
+            for parameter in part.parameters():
+                parameter += 1
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_nothing_that_is_written_tells_where_it_was_read(folder, tmp_path):
+    AudioStoryPipeline.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / "again").rglob("*.json"))
+
+
+def test_duration_stays_in_single_precision(folder):
+    dit = ours.read_component(folder, "dit", torch.float16)
+    assert {tensor.dtype for tensor in dit.duration_embedder.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in dit.transformer.parameters()} == {torch.float16}
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -122,13 +162,13 @@ DAMAGES = {
     "sounds without words": (lambda f: edit(f / "model_index.json", sounds=["dog"]), "maps each name to the words"),
     "no component": (lambda f: shutil.rmtree(f / "dit"), "dit/config.json is missing"),
     "config not JSON": (lambda f: (f / "dit/config.json").write_text("nothing"), "dit/config.json is not valid JSON"),
-    "config of another": (lambda f: edit(f / "dit/config.json", _class_name="Bridge"), "describes a Bridge"),
-    "config misshaped": (lambda f: edit(f / "bridge/config.json", planner_width=7), "cannot be read as a Bridge"),
-    "planner misshaped": (lambda f: edit(f / "planner/config.json", hidden_size=48), "cannot be read as a Planner"),
-    "no weights": (lambda f: (f / BRIDGE_WEIGHTS).unlink(), "holds no .safetensors file"),
+    "config of another": (lambda f: edit(f / "dit/config.json", _class_name="Bridge"), "describes a 'Bridge'"),
+    "config misshaped": (lambda f: edit(f / "bridge/config.json", planner_width=7), "misshaped: .*expected .*, 7]"),
+    "planner misshaped": (lambda f: edit(f / "planner/config.json", hidden_size=48), "asks for a q_proj of"),
+    "no weights": (lambda f: (f / BRIDGE_WEIGHTS).unlink(), "no weights in .*bridge: expected diffusion_pytorch_m"),
     "pickled weights": (
         lambda f: (f / BRIDGE_WEIGHTS).rename(f / "bridge/diffusion_pytorch_model.bin"),
-        "pickled weights are never read",
+        "no weights in .*bridge: expected diffusion_pytorch_model.safetensors;",
     ),
     "truncated": (lambda f: truncate(f / BRIDGE_WEIGHTS), r"header promises [\d,]+ bytes, the file has [\d,]+"),
     "truncated planner": (lambda f: truncate(f / "planner/model.safetensors"), "planner/model.safetensors is damaged"),
@@ -139,16 +179,19 @@ DAMAGES = {
         "git lfs pull",
     ),
     "missing shard": (
-        lambda f: (f / "planner/model.safetensors.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}'),
-        "b.safetensors is missing",
+        lambda f: (
+            (f / "planner/model.safetensors").rename(f / "planner/a.safetensors"),
+            (f / "planner/model.safetensors.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}'),
+        ),
+        "lacks b.safetensors, which model.safetensors.index.json names",
     ),
     "missing tensor": (
         lambda f: edit_weights(f / BRIDGE_WEIGHTS, lambda t: t.pop("unconditional")),
-        "missing unconditional",
+        "1 missing: unconditional",
     ),
     "extra tensor": (
         lambda f: edit_weights(f / BRIDGE_WEIGHTS, lambda t: t.update(more=torch.zeros(1))),
-        "unexpected more",
+        "1 unexpected: more",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer/tokenizer.json").unlink(), "tokenizer/tokenizer.json is missing"),
     "tokenizer not JSON": (

@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def _bench(options: argparse.Namespace) -> None:
     import torch
 
+    from audiostory.model.planner import reciting
     from audiostory.pipeline import MINI, AudioStoryPipeline
     from audiostory.story import Event, Instruction, Storyline, script
     from audiostory.weights import released
@@ -74,13 +75,14 @@ def _bench(options: argparse.Namespace) -> None:
     prompt = script.prompt(instruction, pipeline.vocabulary, pipeline.settings.lead_in)
     lead = pipeline.settings.lead_in
     answer = script.write(instruction, storyline, pipeline.vocabulary, lead=lead).ids[len(prompt) :]
-    inside = {*pipeline.vocabulary.semantic_block, *pipeline.vocabulary.residual_block}
-    free = iter([token for token in answer if token not in inside])
     with _phase(f"plan ({len(answer)} tokens)", device):
         if options.offload:
             pipeline.planner.to(device)
         written = pipeline.planner.write(
-            prompt, pipeline.vocabulary, max_new_tokens=len(answer), choose=lambda scores: next(free)
+            prompt,
+            pipeline.vocabulary,
+            max_new_tokens=len(answer),
+            choose=reciting(answer, pipeline.vocabulary),
         )
         plan = pipeline.read_plan(written, instruction)
     with _phase(f"render ({options.steps} steps)", device):

@@ -18,7 +18,7 @@ from audiostory import sound, timeline
 from audiostory.model import flow, tiny
 from audiostory.model.dit import guided_velocity
 from audiostory.model.inputs import Condition
-from audiostory.model.planner import Planner
+from audiostory.model.planner import Planner, reciting
 from audiostory.pipeline import AudioStoryPipeline, Plan, StoryError
 from audiostory.sound import Waveform
 from audiostory.story import Event, Instruction, ProblemKind, Storyline, script
@@ -54,9 +54,7 @@ def writes(monkeypatch):
         vocabulary = tiny.vocabulary()
         prompt = script.prompt(Instruction(text="x"), vocabulary)
         ids = script.write(Instruction(text="x"), story, vocabulary).ids[len(prompt) :]
-        inside = {*vocabulary.semantic_block, *vocabulary.residual_block}
-        answer = iter([token for token in ids if token not in inside])
-        monkeypatch.setattr(Planner, "write", partialmethod(Planner.write, choose=lambda scores: next(answer)))
+        monkeypatch.setattr(Planner, "write", partialmethod(Planner.write, choose=reciting(ids, vocabulary)))
 
     return force
 

@@ -69,6 +69,22 @@ def greedy(scores: Float[Tensor, " V"]) -> int:
     return int(scores.argmax())
 
 
+def following(vocabulary: Vocabulary) -> dict[int, tuple[int, ...]]:
+    """What must come after an opening or numbered bridge token: the rest of its block."""
+    blocks = (
+        (vocabulary.semantic_open, *vocabulary.semantic_block),
+        (vocabulary.residual_open, *vocabulary.residual_block),
+    )
+    return {token: block[place + 1 :] for block in blocks for place, token in enumerate(block[:-1])}
+
+
+def reciting(ids: Sequence[int], vocabulary: Vocabulary) -> Callable[[Float[Tensor, " V"]], int]:
+    """A `choose` that has the planner write a given answer: it is asked for each id outside the bridge blocks."""
+    known = following(vocabulary)
+    free = iter([token for before, token in zip([None, *ids], ids, strict=False) if before not in known])
+    return lambda scores: next(free)
+
+
 class Planner(nn.Module):
     """`language_model` is a Qwen2ForCausalLM, wrapped by peft while LoRA is there; `qwen` is it in both cases."""
 
@@ -273,14 +289,7 @@ class WritingRules:
         self._bridge, self._absent = torch.zeros_like(self._seen), torch.zeros_like(self._seen)
         self._bridge[[*vocabulary.semantic_block, *vocabulary.residual_block]] = True
         self._absent[len(vocabulary) :] = True  # Qwen's tables have more rows than its tokenizer has tokens
-        self.following: dict[int, tuple[int, ...]] = {
-            token: block[place:]
-            for opening, block in (
-                (vocabulary.semantic_open, vocabulary.semantic_block),
-                (vocabulary.residual_open, vocabulary.residual_block),
-            )
-            for place, token in enumerate((opening, *block[:-1]))
-        }
+        self.following = following(vocabulary)
 
     def heed(self, ids: Sequence[int]) -> None:
         self._seen[list(ids)] = True

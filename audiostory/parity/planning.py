@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audiostory.model.planner import WritingRules, Written
+from audiostory.model.planner import WritingRules, Written, following, reciting
 from audiostory.parity.checks import Check, Checks, Subject, exact, relative
 from audiostory.story import Vocabulary, script
 from audiostory.story.timing import parse_duration
@@ -84,14 +84,12 @@ def generate_free(subject: Subject) -> Checks:
 def recite(subject: Subject, prompt: Sequence[int], ids: Sequence[int]) -> Written:
     """The planner writing given ids: it is asked for each outside a bridge block; the blocks it must know itself."""
     vocabulary = subject.merged.vocabulary
-    known = following(vocabulary)
-    free = iter([token for before, token in zip([-1, *ids], ids, strict=False) if before not in known])
     return subject.merged.planner.write(
         prompt,
         vocabulary,
         max_new_tokens=len(ids),
         repetition_penalty=subject.merged.settings.repetition_penalty,
-        choose=lambda scores: next(free),
+        choose=reciting(ids, vocabulary),
     )
 
 
@@ -133,11 +131,6 @@ def _forced(rules: WritingRules, vocabulary: Vocabulary, before: int, logits: Fl
     if inside_semantic:
         scores[list(vocabulary.residual_block)] = RELEASED_BRIDGE_SCORE
     return scores
-
-
-def following(vocabulary: Vocabulary) -> dict[int, tuple[int, ...]]:
-    """What must come after an opening or numbered bridge token."""
-    return WritingRules(vocabulary, 1.0, len(vocabulary), "cpu").following
 
 
 def _parsed(recorded: list[Any], reading: Reading) -> Check:

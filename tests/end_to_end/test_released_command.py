@@ -15,8 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from audiostory.model.planner import Planner
-from audiostory.parity.planning import following
+from audiostory.model.planner import Planner, reciting
 from audiostory.pipeline import AudioStoryPipeline
 
 SCRIPT = golden_weights.data("generate_scripted")["script_ids"].tolist()
@@ -32,9 +31,7 @@ def recited(monkeypatch):
     write = Planner.write
 
     def recite(planner, prompt_ids, vocabulary, **settings):
-        known = following(vocabulary)
-        free = iter([token for before, token in zip([-1, *SCRIPT], SCRIPT, strict=False) if before not in known])
-        return write(planner, prompt_ids, vocabulary, **{**settings, "choose": lambda scores: next(free)})
+        return write(planner, prompt_ids, vocabulary, **{**settings, "choose": reciting(SCRIPT, vocabulary)})
 
     monkeypatch.setattr(Planner, "write", recite)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
-from audiostory.model.planner import LoraSettings, Planner, PlannerConfig, greedy
+from audiostory.model.planner import LoraSettings, Planner, PlannerConfig, greedy, reciting
 from audiostory.story.vocabulary import Vocabulary
 
 RELEASED_SIZES = {"hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "intermediate": 96, "vocab_size": 388}
@@ -36,13 +36,6 @@ def random_lora(planner: Planner) -> None:
                 parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-def forced(ids, vocabulary):
-    """A `choose` that writes a script: it is asked at every id outside the bridge blocks."""
-    inside = {*vocabulary.semantic_block, *vocabulary.residual_block}
-    outside = iter([token for token in ids if token not in inside])
-    return lambda scores: next(outside)
-
-
 def relative_error(ours, theirs):
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
@@ -70,7 +63,7 @@ def test_states_equal_the_recorded_ones(recorded):
 
 def test_writing_a_script_gives_the_recorded_ids_and_bridge_tokens(recorded, vocabulary):
     generated = SCRIPTED["generated_ids"].tolist()
-    written = recorded.write(SCRIPTED["prompt_ids"][0].tolist(), vocabulary, choose=forced(generated, vocabulary))
+    written = recorded.write(SCRIPTED["prompt_ids"][0].tolist(), vocabulary, choose=reciting(generated, vocabulary))
     assert written.ids == tuple(generated)
     assert written.finished
     assert relative_error(written.bridge.semantic, SCRIPTED["hidden_semantic"]) < 5e-5
@@ -114,7 +107,7 @@ def test_a_block_in_one_forward_equals_token_by_token(vocabulary):
         offered.append(scores)
         return script(scores)
 
-    script = forced(answer, vocabulary)
+    script = reciting(answer, vocabulary)
     written = planner.write(prompt, vocabulary, choose=choose)
     assert list(written.ids) == answer
 
@@ -140,8 +133,10 @@ def test_a_broken_off_event_has_no_bridge_tokens_and_the_complete_ones_keep_thei
     answer = answer_ids(vocabulary, 2)
     prompt = vocabulary.encode("<|think|>")
     second_residual_block = len(answer) - 1 - answer[::-1].index(vocabulary.residual_open)
-    whole = planner.write(prompt, vocabulary, choose=forced(answer, vocabulary))
-    cut = planner.write(prompt, vocabulary, max_new_tokens=second_residual_block + 3, choose=forced(answer, vocabulary))
+    whole = planner.write(prompt, vocabulary, choose=reciting(answer, vocabulary))
+    cut = planner.write(
+        prompt, vocabulary, max_new_tokens=second_residual_block + 3, choose=reciting(answer, vocabulary)
+    )
     assert list(cut.ids) == answer[:second_residual_block]  # a block that would overrun is not started
     assert not cut.finished
     assert whole.bridge.semantic.shape == (2, 8, 64)
@@ -195,7 +190,7 @@ def test_writing_ends_at_a_stop_id_and_tells_what_it_writes(vocabulary):
     answer = answer_ids(vocabulary, 1)
     pieces = []
     written = planner.write(
-        [1], vocabulary, choose=forced([*answer, 5, 5], vocabulary), on_tokens=lambda piece: pieces.append(piece)
+        [1], vocabulary, choose=reciting([*answer, 5, 5], vocabulary), on_tokens=lambda piece: pieces.append(piece)
     )
     assert written.finished
     assert written.ids[-1] == vocabulary.im_end

@@ -17,6 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from audiostory.model.planner import following
 from audiostory.parity import checks, compare, parts, planning, stories, training
 from audiostory.parity.checks import Check
 from audiostory.parity.recording import Recording
@@ -170,7 +171,7 @@ def fill_inputs(tape: Tape, subject: checks.Subject) -> None:
 
     prompt = vocabulary.encode(meta["generate_scripted"]["prompt"])
     answer = vocabulary.encode(meta["generate_scripted"]["script"])
-    known = planning.following(vocabulary)
+    known = following(vocabulary)
     meta["generate_scripted"]["forced_by_bridge_positions"] = [
         place for place in range(1, len(answer)) if answer[place - 1] in known
     ]

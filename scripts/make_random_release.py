@@ -16,6 +16,30 @@ from pathlib import Path
 KEYS = Path(__file__).parents[1] / "tests" / "data"  # keys_full.txt and keys_vae.txt: every tensor of the real ones
 BASE_TOKENS = 151665  # Qwen2.5's, SPEC 3
 CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+WIDTH = 2048
+LANGUAGE_MODEL = {
+    "model_type": "qwen2",
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "intermediate_size": 11008,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "max_position_embeddings": 32768,
+}
+TEXT_ENCODER = {
+    "model_type": "t5",
+    "d_model": 1024,
+    "d_kv": 64,
+    "vocab_size": 32128,
+    "feed_forward_proj": "gated-gelu",
+    "d_ff": 2816,
+    "num_layers": 24,
+    "num_heads": 16,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,16 +70,17 @@ def main(argv: list[str] | None = None) -> int:
 def _write_configs(checkpoint: Path) -> None:
     import yaml
 
+    from audiostory.model.planner import LORA_LEARNT_WHOLE, LORA_TARGETS, LoraSettings
     from audiostory.story.vocabulary import SPECIAL_TOKENS
     from audiostory.weights.tangoflux import TangoFluxConfig
 
-    width = 2048
+    settings = LoraSettings()
     lora = {
-        "r": 32,
-        "lora_alpha": 32,
-        "lora_dropout": 0.05,
-        "modules_to_save": ["input_layernorm", "post_attention_layernorm", "norm"],
-        "target_modules": ["q_proj", "v_proj", "k_proj", "o_proj", "gate_proj", "down_proj", "up_proj"],
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "modules_to_save": list(LORA_LEARNT_WHOLE),
+        "target_modules": list(LORA_TARGETS),
     }
     released = {
         "tokenizer": {
@@ -69,42 +94,19 @@ def _write_configs(checkpoint: Path) -> None:
         },
         "agent_model": {
             "t5_feature_scale": 10.0,
-            "model_dims": width,
-            "whisper_resampler_llava": {"token_num": 64, "ori_embed_dim": 1280, "tgt_embed_dim": width},
+            "model_dims": WIDTH,
+            "whisper_resampler_llava": {"token_num": 64, "ori_embed_dim": 1280, "tgt_embed_dim": WIDTH},
         },
-        "seedx_dit_model_cfg": {"rec_loss_type": "mse", "model_dims": width},
+        "seedx_dit_model_cfg": {"rec_loss_type": "mse", "model_dims": WIDTH},
         "train_dataset": {"datapipes": [{"num_t5_out_tokens": 64, "num_aud_out_tokens": 8}]},
-    }
-    qwen = {
-        "model_type": "qwen2",
-        "hidden_size": width,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "intermediate_size": 11008,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "max_position_embeddings": 32768,
-    }
-    t5 = {
-        "model_type": "t5",
-        "d_model": 1024,
-        "d_kv": 64,
-        "vocab_size": 32128,
-        "feed_forward_proj": "gated-gelu",
-        "d_ff": 2816,
-        "num_layers": 24,
-        "num_heads": 16,
     }
     flux = {**vars(TangoFluxConfig()), "text_encoder_name": "ckpt/flan-t5-large"}
     documents = {
         "audiostory-3B/config.yaml": yaml.safe_dump(released),
-        "Qwen2.5-3B-Instruct/config.json": json.dumps(qwen),
+        "Qwen2.5-3B-Instruct/config.json": json.dumps(LANGUAGE_MODEL),
         "Qwen2.5-3B-Instruct/generation_config.json": json.dumps({"repetition_penalty": 1.05}),
         "Qwen2.5-3B-Instruct/tokenizer.json": _tokenizer([], BASE_TOKENS - len(CHAT_TOKENS), CHAT_TOKENS),
-        "flan-t5-large/config.json": json.dumps(t5),
+        "flan-t5-large/config.json": json.dumps(TEXT_ENCODER),
         "flan-t5-large/tokenizer.json": _tokenizer(["<pad>", "</s>"], 32100, ()),
         "Flux_detokenizer/config.json": json.dumps(flux),
         "tokenizer/added_tokens.json": json.dumps({name: index for index, name in enumerate(SPECIAL_TOKENS)}),

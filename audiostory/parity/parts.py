@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 
 from audiostory import sound
 from audiostory.model import flow
@@ -39,10 +40,10 @@ def conditioning(subject: Subject) -> Checks:
 def fuser(subject: Subject) -> Checks:
     recorded, bridge = subject.recording.data("fuser"), subject.merged.bridge
     scale = bridge.feature_scale
-    tokens, generator = _hidden(subject), _seeded(subject, 1)
+    tokens, generator = _hidden(subject), seeded(subject, 1)
     for kind in ("semantic", "residual"):
-        drawn = torch.randn(recorded[f"hidden_{kind}"].shape, generator=generator)
-        yield exact(f"fuser.hidden_{kind}", drawn, recorded[f"hidden_{kind}"])
+        hidden = torch.randn(recorded[f"hidden_{kind}"].shape, generator=generator)
+        yield exact(f"fuser.hidden_{kind}", hidden, recorded[f"hidden_{kind}"])
     semantic, residual = bridge.semantic_projector(tokens.semantic), bridge.residual_projector(tokens.residual)
     yield absolute("fuser.proj_semantic", semantic, recorded["proj_semantic"])
     yield absolute("fuser.proj_residual", residual, recorded["proj_residual"])
@@ -58,11 +59,9 @@ def fuser(subject: Subject) -> Checks:
 def flow_matching(subject: Subject) -> Checks:
     recorded, dit = subject.recording.data("flow_loss"), subject.merged.dit
     latents = recorded["latents"]
-    draws = draw(latents, 0.0, "logit_normal", _seeded(subject, 2))
-    yield exact("flow_loss.noise", draws.noise, recorded["noise"])
+    yield from drawn("flow_loss", subject, 2, latents)
+    draws = draw(latents, 0.0, "logit_normal", seeded(subject, 2))
     yield absolute("flow_loss.sigma", draws.sigma, recorded["sigma"])
-    yield exact("flow_loss.indices", (1000 * (1 - draws.sigma)).round().long(), recorded["indices"])
-    yield absolute("flow_loss.u", _uniform(subject, 2, latents), recorded["u"])
     yield absolute("flow_loss.timestep", draws.sigma, recorded["timestep"])
     noisy = flow.interpolate(latents, draws.noise, draws.sigma)
     yield absolute("flow_loss.noisy", noisy, recorded["noisy"])
@@ -130,17 +129,21 @@ def crossfade(subject: Subject) -> Checks:
         yield absolute(f"crossfade.case{number}", joined.samples, recorded[f"case{number}_out"])
 
 
-def _hidden(subject: Subject) -> BridgeTokens:
-    recorded = subject.recording.data("fuser")
-    return BridgeTokens(semantic=recorded["hidden_semantic"], residual=recorded["hidden_residual"])
+def drawn(name: str, subject: Subject, offset: int, latents: Tensor) -> Checks:
+    """What chance gives a training step: the noise, and after it the u that sigma is floored from (SPEC 6)."""
+    recorded = subject.recording.data(name)
+    draws = draw(latents, 0.0, "logit_normal", seeded(subject, offset))
+    yield exact(f"{name}.noise", draws.noise, recorded["noise"])
+    yield exact(f"{name}.indices", (1000 * (1 - draws.sigma)).round().long(), recorded["indices"])
+    generator = seeded(subject, offset)
+    torch.randn(latents.shape, generator=generator)
+    yield absolute(f"{name}.u", torch.sigmoid(torch.randn(len(latents), generator=generator)), recorded["u"])
 
 
-def _seeded(subject: Subject, offset: int) -> torch.Generator:
+def seeded(subject: Subject, offset: int) -> torch.Generator:
     return torch.Generator().manual_seed(subject.recording.seed + offset)
 
 
-def _uniform(subject: Subject, offset: int, latents: torch.Tensor) -> torch.Tensor:
-    """What sigma is floored from: drawn right after the noise."""
-    generator = _seeded(subject, offset)
-    torch.randn(latents.shape, generator=generator)
-    return torch.sigmoid(torch.randn(len(latents), generator=generator))
+def _hidden(subject: Subject) -> BridgeTokens:
+    recorded = subject.recording.data("fuser")
+    return BridgeTokens(semantic=recorded["hidden_semantic"], residual=recorded["hidden_residual"])

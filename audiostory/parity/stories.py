@@ -16,8 +16,8 @@ from audiostory.model import flow
 from audiostory.model.dit import guided_velocity
 from audiostory.model.inputs import Condition
 from audiostory.parity.checks import WAVE, Checks, Subject, absolute, exact, failed, relative
-from audiostory.parity.planning import recite
-from audiostory.pipeline import Plan
+from audiostory.parity.planning import content_of, recite
+from audiostory.pipeline import Plan, StoryAudio
 from audiostory.sound import Waveform
 from audiostory.story import Instruction, Vocabulary, script
 from audiostory.story.timing import is_duration
@@ -42,15 +42,7 @@ def end_to_end(subject: Subject) -> Checks:
     shape = recorded["latents_0"].shape[1:]
     noise = torch.stack([flow.clip_noise(NOISE_SEED, index, *shape, shared=True) for index in range(len(fused))])
     latents = flow.euler(velocity, noise, int(meta["steps"]))
-    told = subject.pipeline.render(
-        plan,
-        seed=NOISE_SEED,
-        steps=int(meta["steps"]),
-        guidance=float(meta["guidance"]),
-        crossfade_seconds=float(meta["crossfade_sec"]),
-        as_released=True,
-        progress=False,
-    )
+    told = _render(subject, plan, meta, float(meta["crossfade_sec"]))
     resampled = told.resample(int(meta["target_sr"]))
     for index in range(len(meta["clips"])):
         yield absolute(f"end_to_end.latents_{index}", latents[index : index + 1], recorded[f"latents_{index}"])
@@ -80,19 +72,22 @@ def inference_main(subject: Subject) -> Checks:
         note = f"the lead-in of seed {options.seed}, {lead!r}, is taken from the recording"
     prompt = script.prompt(instruction, vocabulary, lead)
     yield exact("inference_main.prompt_ids", torch.tensor([prompt]), recorded["prompt_ids"], note)
-    told = subject.pipeline.render(
-        _plan(subject, prompt),
-        seed=NOISE_SEED,
-        steps=int(meta["steps"]),
-        guidance=float(meta["guidance"]),
-        crossfade_seconds=options.crossfade_sec,
-        as_released=True,
-        progress=False,
-    )
+    told = _render(subject, _plan(subject, prompt), meta, options.crossfade_sec)
     told = told.resample(options.target_sr)
     yield absolute("inference_main.wave", told.story.samples, recorded["wave"], WAVE)
     yield exact("inference_main.wav_sample_rate", told.story.sample_rate, meta["wav_sample_rate"])
     yield exact("inference_main.wav_shape", list(told.story.samples.shape), meta["wav_shape"])
+
+
+def _render(subject: Subject, plan: Plan, settings: dict[str, Any], crossfade_seconds: float) -> StoryAudio:
+    return subject.pipeline.render(
+        plan,
+        steps=int(settings["steps"]),
+        guidance=float(settings["guidance"]),
+        crossfade_seconds=crossfade_seconds,
+        as_released=True,
+        progress=False,
+    )
 
 
 def _options(words: list[str]) -> argparse.Namespace:
@@ -162,7 +157,7 @@ def _edges(subject: Subject) -> Checks:
         note = reason and f"the release gives {theirs}; ours {captions} with its reasoning {ours[2]!r}: {reason}"
         yield exact(f"meta.edge_generation.{case}", ours, (expected, len(expected), "abc"), note)
         if not reason:
-            said = ([theirs[2][0].partition("<timestamp>")[0]], theirs[0][0], theirs[3])
+            said = ([content_of(theirs[2][0])[0]], theirs[0][0], theirs[3])
             yield exact(f"meta.edge_generation.{case}.as_recorded", ours, said)
 
 
@@ -204,7 +199,11 @@ def _is_plain(text: str, vocabulary: Vocabulary) -> bool:
 
 
 def _bridge(vocabulary: Vocabulary) -> str:
-    semantic = "".join(vocabulary.name(token) for token in (vocabulary.semantic_open, *vocabulary.semantic_block))
-    return semantic + "".join(
-        vocabulary.name(token) for token in (vocabulary.residual_open, *vocabulary.residual_block)
+    return vocabulary.decode(
+        [
+            vocabulary.semantic_open,
+            *vocabulary.semantic_block,
+            vocabulary.residual_open,
+            *vocabulary.residual_block,
+        ]
     )

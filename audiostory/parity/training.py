@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audiostory.model.audiostory import AudioStory, draw, gather
+from audiostory.model.audiostory import AudioStory, gather
 from audiostory.model.inputs import StoryBatch
 from audiostory.parity.checks import LOSS, Check, Checks, Subject, absolute, exact, relative
+from audiostory.parity.parts import drawn, seeded
 from audiostory.story.types import Role
 from audiostory.weights.build import LORA_APART
 from audiostory.weights.released import RELEASED
@@ -57,12 +58,8 @@ def _step(name: str, losses_in_meta: str, offset: int, subject: Subject, model: 
     compare = partial(relative, tolerance=LOSS)
     batch = _batch(recorded)
     assert batch.latents is not None
-
-    def generator() -> torch.Generator:
-        return torch.Generator().manual_seed(subject.recording.seed + offset)
-
     with torch.enable_grad():
-        losses = model.losses(batch, generator())
+        losses = model.losses(batch, seeded(subject, offset))
         total = losses.weighted(weights)
         total.backward()
     values = {"total_loss": total, **{theirs: losses.named[ours] for ours, theirs in LOSSES.items()}}
@@ -70,13 +67,7 @@ def _step(name: str, losses_in_meta: str, offset: int, subject: Subject, model: 
         yield compare(f"{name}.{theirs}", value[None], recorded[theirs])
         yield compare(f"meta.{losses_in_meta}.{theirs}", value, subject.recording.meta[losses_in_meta][theirs])
 
-    draws = draw(batch.latents, 0.0, "logit_normal", generator())
-    yield exact(f"{name}.noise", draws.noise, recorded["noise"])
-    yield exact(f"{name}.indices", (1000 * (1 - draws.sigma)).round().long(), recorded["indices"])
-    again = generator()
-    torch.randn(batch.latents.shape, generator=again)
-    uniform = torch.sigmoid(torch.randn(len(draws.sigma), generator=again))
-    yield absolute(f"{name}.u", uniform, recorded["u"])
+    yield from drawn(name, subject, offset, batch.latents)
     tokens = gather(model.planner.states(batch.ids, model.heard(batch)), batch)
     bridged = model.bridge(tokens)
     yield relative(f"{name}.recon_t5", bridged.semantic_prediction, recorded["recon_t5"])
@@ -122,9 +113,11 @@ def _what_learns(subject: Subject, model: AudioStory) -> Checks:
     idle = meta["n_no_grad_but_trainable"]
     known = [name for name in idle if name.startswith(NEVER_LEARNT) or ".original_module." in name]
     yield exact("meta.n_no_grad_but_trainable", known, idle)
-    theirs = subject.recording.weights(_unified(subject))
+    theirs = _unified(subject)
     learnt = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    shut = sum(theirs[name].numel() for name in idle if not name.startswith("seedx.whisper_resampler_llava."))
+    shut = sum(
+        math.prod(theirs[name]["shape"]) for name in idle if not name.startswith("seedx.whisper_resampler_llava.")
+    )
     yield exact(
         "meta.n_trainable",
         learnt + shut,
@@ -173,6 +166,8 @@ def _gradients(model: AudioStory) -> dict[str, Tensor]:
     return found
 
 
-def _unified(subject: Subject) -> str:
-    (path,) = [name for name in subject.recording.manifest["files"] if name.endswith("pytorch_model.bin")]
-    return path
+def _unified(subject: Subject) -> dict[str, Any]:
+    """The manifest's entries for the file that holds all but the VAE."""
+    files = subject.recording.manifest["files"]
+    (path,) = [name for name in files if name.endswith("pytorch_model.bin")]
+    return files[path]["keys"]

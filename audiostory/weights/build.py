@@ -23,6 +23,8 @@ from audiostory.weights.keymap import KeyMap, Report
 log = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
+Read = Callable[[str, torch.dtype], Tensor]
+"""A tensor by its name, in the dtype that is asked for."""
 
 # The names of a planner whose LoRA is kept apart, in memory (peft) and in our folders (peft's adapter layout).
 LORA_APART = KeyMap(
@@ -40,6 +42,7 @@ LORA_APART = KeyMap(
         ("language_model.base_model.model.{rest}", "{rest}"),
     ]
 )
+_PLAIN = KeyMap([("language_model.{rest}", "{rest}")])
 _LORA = "lora/base_model.model."
 
 
@@ -75,7 +78,7 @@ class Source:
             log.warning("%s: %s holds values that are not finite; what it computes will be noise", self.origin, theirs)
         return tensor
 
-    def under(self, prefix: str) -> Callable[[str, torch.dtype], Tensor]:
+    def under(self, prefix: str) -> Read:
         return lambda name, dtype: self(prefix + name, dtype)
 
     def _check_alias(self, alias: str, original: str) -> None:
@@ -114,6 +117,18 @@ def on_meta(build: Callable[[], Any], origin: object) -> Any:
         raise ValueError(
             f"{origin}: the configuration describes no network ({reason(error)}); copy it again"
         ) from error
+
+
+def fill(part: nn.Module, read: Read, dtype: torch.dtype, **computed: Tensor) -> Any:
+    """Gives a network without memory its tensors, by its own names; `computed` are those that `read` does not have.
+
+    What its class keeps in float32 is so whatever the rest is in, as the DiT's duration embedder (SPEC 9, row 13).
+    """
+    kept = tuple(f"{module}." for module in getattr(part, "_keep_in_fp32_modules", None) or ())
+    names = [name for name in part.state_dict() if name not in computed]
+    state = {name: read(name, torch.float32 if name.startswith(kept) else dtype) for name in names}
+    part.load_state_dict({**state, **computed}, strict=True, assign=True)
+    return part.eval()
 
 
 def check_planner_sizes(config: Qwen2Config, shapes: Shapes, prefix: str, origin: object) -> None:
@@ -155,19 +170,14 @@ def empty_planner(
 
 def planner_shapes(planner: Planner) -> dict[str, tuple[int, ...]]:
     """What a folder of ours holds of it: a Qwen2 folder's names, and under lora/ those of a peft adapter."""
-    table = LORA_APART if planner.has_lora else KeyMap([("language_model.{rest}", "{rest}")])
-    shapes = {str(table.to_ours(name)): shape for name, shape in shapes_of(planner).items()}
-    return {name: shape for name, shape in shapes.items() if not (_is_tied(planner) and name == "lm_head.weight")}
+    shapes = shapes_of(planner)
+    return {ours: shapes[name] for name, ours in _folder_names(planner).items()}
 
 
-def fill_planner(planner: Planner, read: Callable[[str, torch.dtype], Tensor], dtype: torch.dtype) -> Planner:
+def fill_planner(planner: Planner, read: Read, dtype: torch.dtype) -> Planner:
     """Gives an empty planner its tensors, which `read` takes by a folder's names."""
     qwen = planner.qwen
-    table = LORA_APART if planner.has_lora else KeyMap([("language_model.{rest}", "{rest}")])
-    names = {name: str(table.to_ours(name)) for name in planner.state_dict()}
-    state = {
-        name: read(ours, dtype) for name, ours in names.items() if not (_is_tied(planner) and ours == "lm_head.weight")
-    }
+    state = {name: read(ours, dtype) for name, ours in _folder_names(planner).items()}
     missing, unexpected = planner.load_state_dict(state, strict=False, assign=True)
     assert not unexpected, unexpected
     assert all(name.endswith("lm_head.weight") for name in missing), missing
@@ -177,23 +187,17 @@ def fill_planner(planner: Planner, read: Callable[[str, torch.dtype], Tensor], d
 
 
 def fill_planner_with_lora(
-    empty: Planner,
-    read: Callable[[str, torch.dtype], Tensor],
-    settings: LoraSettings,
-    dtype: torch.dtype,
-    keep_lora: bool,
-    origin: object,
+    empty: Planner, read: Read, settings: LoraSettings, dtype: torch.dtype, keep_lora: bool
 ) -> Planner:
     """An empty planner with LoRA apart gets its tensors; unless `keep_lora`, a plain one gets them merged."""
     if keep_lora:
         return fill_planner(empty, read, dtype)
-    plain = on_meta(lambda: Planner(Qwen2ForCausalLM(empty.qwen.config)), origin)
+    with torch.device("meta"):
+        plain = Planner(Qwen2ForCausalLM(empty.qwen.config))
     return fill_planner(plain, merging(read, planner_shapes(empty), settings), dtype)
 
 
-def merging(
-    read: Callable[[str, torch.dtype], Tensor], names: Shapes, settings: LoraSettings
-) -> Callable[[str, torch.dtype], Tensor]:
+def merging(read: Read, names: Shapes, settings: LoraSettings) -> Read:
     """`read`, with LoRA folded in: W + alpha/rank * B A in float32, and the norms that were learnt instead of the old.
 
     `names` are all that `read` knows. The result answers to the names of a plain planner.
@@ -223,7 +227,7 @@ def text_encoder_shapes(model: T5EncoderModel, prefix: str = "") -> dict[str, tu
     return {name: shape for name, shape in shapes_of(model, prefix).items() if not name.endswith("embed_tokens.weight")}
 
 
-def fill_text_encoder(model: T5EncoderModel, read: Callable[[str, torch.dtype], Tensor], tokenizer: Any) -> TextEncoder:
+def fill_text_encoder(model: T5EncoderModel, read: Read, tokenizer: Any) -> TextEncoder:
     """In float32, since T5 overflows in half precision."""
     state = {name: read(name, torch.float32) for name in text_encoder_shapes(model)}
     state["encoder.embed_tokens.weight"] = state["shared.weight"]
@@ -232,5 +236,9 @@ def fill_text_encoder(model: T5EncoderModel, read: Callable[[str, torch.dtype], 
     return TextEncoder(model, tokenizer).eval()
 
 
-def _is_tied(planner: Planner) -> bool:
-    return bool(planner.qwen.config.tie_word_embeddings)
+def _folder_names(planner: Planner) -> dict[str, str]:
+    """From the names in memory to those in a folder; a tied head is not stored."""
+    table = LORA_APART if planner.has_lora else _PLAIN
+    names = {name: str(table.to_ours(name)) for name in planner.state_dict()}
+    tied = planner.qwen.config.tie_word_embeddings
+    return {name: ours for name, ours in names.items() if not (tied and ours == "lm_head.weight")}

@@ -59,6 +59,11 @@ def to_ours(
     return checkpoint.reports
 
 
+def belongs(tensor: str, part: str) -> bool:
+    """Whether a tensor's name is of a folder of STEMS; LoRA's lies within the planner's and is not of it."""
+    return tensor.startswith(f"{part}/") and (part == LORA or not tensor.startswith(f"{LORA}/"))
+
+
 def _networks(checkpoint: released.Checkpoint) -> dict[str, nn.Module]:
     """By component, without memory."""
     empty = checkpoint.empty
@@ -77,12 +82,10 @@ def _networks(checkpoint: released.Checkpoint) -> dict[str, nn.Module]:
 def _parts(checkpoint: released.Checkpoint, merge_lora: bool) -> dict[str, Lazy]:
     """Every folder of weights, with what the release's files do not hold but ours do."""
     source, networks = checkpoint.source, _networks(checkpoint)
-    parts = {name: _part(name, source) for name in [LORA, *networks]}
+    parts = {name: _part(name, checkpoint.vae_source if name == "codec" else source) for name in [LORA, *networks]}
     parts["bridge"] = _with(parts["bridge"], unconditional=_unconditional(checkpoint))
     codec = checkpoint.codec
-    parts["codec"] = _with(
-        _part("codec", checkpoint.vae_source), latent_mean=codec.latent_mean, latent_std=codec.latent_std
-    )
+    parts["codec"] = _with(parts["codec"], latent_mean=codec.latent_mean, latent_std=codec.latent_std)
     if merge_lora:
         shapes = build.planner_shapes(checkpoint.empty.planner)
         merging = build.merging(source.under("planner/"), shapes, checkpoint.config.lora)
@@ -97,7 +100,7 @@ def _part(name: str, source: build.Source) -> Lazy:
     like = {
         ours_name.removeprefix(prefix): source.tensors[theirs].to("meta")
         for ours_name, theirs in source.report.loaded.items()
-        if ours_name.startswith(prefix) and (name == LORA or not ours_name.startswith(f"{LORA}/"))
+        if belongs(ours_name, name)
     }
 
     def let_go() -> None:

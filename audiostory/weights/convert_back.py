@@ -21,7 +21,7 @@ from audiostory.model.planner import LORA_LEARNT_WHOLE, LORA_TARGETS, LoraSettin
 from audiostory.story import Vocabulary
 from audiostory.story.vocabulary import SPECIAL_TOKENS
 from audiostory.weights import build, files, huggingface, lora, ours, released, tangoflux, writing
-from audiostory.weights.convert import EXTRAS, LORA, STEMS
+from audiostory.weights.convert import EXTRAS, LORA, STEMS, belongs
 from audiostory.weights.keymap import KeyMap, Report
 
 TANGOFLUX_FOLDER, TOKENS_FILE = "Flux_detokenizer", "tokenizer/added_tokens.json"
@@ -53,7 +53,7 @@ def to_released(folder: Path, output: Path, *, progress: bool = True) -> Back:
             weights = model / released.WEIGHT_FILES[0]
             writing.write_checksum(weights, writing.save_pickled(_released_tensors(sources), weights, bar))
             weights = flux_folder / tangoflux.VAE_ONLY_FILE
-            writing.save(_vae_tensors(sources["codec"]), weights, bar)
+            writing.save(_renamed(sources, tangoflux.VAE), weights, bar)
             writing.write_checksum(weights, files.sha256(weights))
     reports = {str(folder / name): source.report for name, source in sources.items()}
     return Back(reports=reports, language_model=said.language_model, text_encoder=said.text_encoder_name)
@@ -251,11 +251,7 @@ def _open(folder: Path, said: _Said, model: Path, flux_folder: Path, progress: b
     expected["bridge/unconditional"] = tuple(empty.bridge.unconditional.shape)
     sources = {}
     for name, tensors in opened.items():
-        belonging = {
-            wanted: shape
-            for wanted, shape in expected.items()
-            if wanted.startswith(f"{name}/") and (name == LORA or not wanted.startswith(f"{LORA}/"))
-        }
+        belonging = {wanted: shape for wanted, shape in expected.items() if belongs(wanted, name)}
         sources[name] = build.Source(KeyMap([("{rest}", f"{name}/{{rest}}")]), tensors, belonging, folder / name)
     latents = sources["codec"].tensors
     if latents["latent_mean"].any() or (latents["latent_std"] != 1).any():
@@ -273,19 +269,16 @@ def _check_said(name: str, said: Mapping[str, Any], network: Any, folder: Path) 
 
 
 def _released_tensors(sources: Mapping[str, build.Source]) -> dict[str, Tensor]:
-    tensors = {
-        renamed: source.tensors[stored]
-        for name, source in sources.items()
-        for ours_name, stored in source.report.loaded.items()
-        if name != "codec" and (renamed := released.RELEASED.to_theirs(ours_name)) is not None
-    }
+    tensors = _renamed(sources, released.RELEASED)
     aliases = {alias: tensors[original] for alias, original in released.RELEASED.aliases.items()}
     return {**aliases, **tensors}  # an untied head is a tensor of its own
 
 
-def _vae_tensors(source: build.Source) -> dict[str, Tensor]:
+def _renamed(sources: Mapping[str, build.Source], table: KeyMap) -> dict[str, Tensor]:
+    """Every tensor that the table has a name for."""
     return {
         renamed: source.tensors[stored]
+        for source in sources.values()
         for ours_name, stored in source.report.loaded.items()
-        if (renamed := tangoflux.VAE.to_theirs(ours_name)) is not None
+        if (renamed := table.to_theirs(ours_name)) is not None
     }

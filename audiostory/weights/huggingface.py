@@ -104,9 +104,7 @@ def read_whisper(folder: str | Path, dtype: torch.dtype = torch.float32) -> Whis
     build.check_layers(config.encoder_layers, tensors.shapes, f"{prefix}encoder.layers.", folder)
     encoder = build.on_meta(lambda: WhisperEncoder(config), folder)
     source = build.Source(WHISPER, tensors, build.shapes_of(encoder, "whisper/"), folder)
-    state = {name: source(f"whisper/{name}", dtype) for name in encoder.state_dict()}
-    encoder.load_state_dict(state, strict=True, assign=True)
-    return encoder.eval()
+    return build.fill(encoder, source.under("whisper/"), dtype)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

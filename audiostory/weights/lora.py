@@ -42,7 +42,7 @@ def read_planner(part: Path, dtype: torch.dtype, keep_lora: bool) -> Planner:
     tensors = files.TensorFiles([*base.paths, *adapter.paths])
     empty = build.empty_planner(huggingface.qwen_config(part), tensors.shapes, "model.", part, settings)
     source = build.Source(_BOTH, tensors, build.planner_shapes(empty), part, copied=True)
-    return build.fill_planner_with_lora(empty, source, settings, dtype, keep_lora, part)
+    return build.fill_planner_with_lora(empty, source, settings, dtype, keep_lora)
 
 
 def read_settings(folder: Path) -> tuple[LoraSettings, str | None]:

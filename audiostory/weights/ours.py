@@ -1,7 +1,7 @@
 """Our own model folders, in the layout of a diffusers pipeline: an index, and one folder per component.
 
     model_index.json        which component is of which class, and the settings the model is told with
-    planner/ bridge/ dit/ codec/          config.json and safetensors, read by each component's own class
+    planner/ bridge/ dit/ codec/          config.json and safetensors
     planner/lora/                         the planner's LoRA, where it is kept apart (weights.lora)
     tokenizer/tokenizer.json              the planner's vocabulary
     text_encoder/                         only training needs it
@@ -227,10 +227,7 @@ def _read_diffusers(part: Path, name: str, dtype: torch.dtype) -> Any:
         build.check_layers(value if isinstance(value, int) else len(value), tensors.shapes, prefix, part)
     model = build.on_meta(lambda: cls(**arguments), part / "config.json")
     source = build.Source(KeyMap([("{rest}", "{rest}")]), tensors, build.shapes_of(model), part, copied=True)
-    kept = tuple(f"{module}." for module in cls._keep_in_fp32_modules or ())
-    state = {key: source(key, torch.float32 if key.startswith(kept) else dtype) for key in model.state_dict()}
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.eval()
+    return build.fill(model, source, dtype)
 
 
 def _check_argument(path: Path, name: str, value: object, kind: Any) -> None:

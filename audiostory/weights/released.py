@@ -193,16 +193,18 @@ def read(
     ) as bar:
         source.on_read = bar.update
         encoder = build.fill_text_encoder(empty.text_encoder, source.under("text_encoder/"), checkpoint.text_tokenizer)
-        planner = build.fill_planner_with_lora(
-            empty.planner, source.under("planner/"), config.lora, dtype, keep_lora, folders.model
-        )
+        planner = build.fill_planner_with_lora(empty.planner, source.under("planner/"), config.lora, dtype, keep_lora)
+        unconditional = encoder.unconditional(config.num_semantic).to(dtype)
+        listener = empty.listener_projector
+        if listener is not None:
+            build.fill(listener, source.under("listener_projector/"), dtype)
         return Released(
             planner=planner,
             vocabulary=checkpoint.vocabulary,
-            bridge=_bridge(empty.bridge, source, encoder, dtype),
-            dit=tangoflux.fill_dit(empty.dit, source.under("dit/"), dtype),
+            bridge=build.fill(empty.bridge, source.under("bridge/"), dtype, unconditional=unconditional),
+            dit=build.fill(empty.dit, source.under("dit/"), dtype),
             codec=tangoflux.fill_codec(checkpoint.codec, checkpoint.vae_source, dtype),
-            listener_projector=_filled(empty.listener_projector, source.under("listener_projector/"), dtype),
+            listener_projector=listener,
             text_encoder=encoder if text_encoder else None,
             settings=checkpoint.settings,
             config=config,
@@ -277,17 +279,3 @@ def read_vocabulary(base: Path, path: Path, config: ReleasedConfig) -> Vocabular
     if len(names) == len(SPECIAL_TOKENS) and tuple(names) != SPECIAL_TOKENS:
         raise ValueError(f"{path} has the released names in another order, so ids would be swapped; fetch it again")
     return vocabulary
-
-
-def _bridge(bridge: Bridge, source: build.Source, encoder: TextEncoder, dtype: torch.dtype) -> Bridge:
-    state = {name: source(f"bridge/{name}", dtype) for name in bridge.state_dict() if name != "unconditional"}
-    state["unconditional"] = encoder.unconditional(bridge.num_semantic).to(dtype)
-    bridge.load_state_dict(state, strict=True, assign=True)
-    return bridge.eval()
-
-
-def _filled(part: Any, read_tensor: Any, dtype: torch.dtype) -> Any:
-    if part is not None:
-        part.load_state_dict({n: read_tensor(n, dtype) for n in part.state_dict()}, strict=True, assign=True)
-        part.eval()
-    return part

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT
@@ -134,16 +133,6 @@ def empty_dit(
     )
 
 
-def fill_dit(dit: VelocityDiT, read: Callable[[str, torch.dtype], Tensor], dtype: torch.dtype) -> VelocityDiT:
-    """The duration embedder stays in float32, whatever the rest computes in (SPEC 9, row 13)."""
-
-    def kept(name: str) -> torch.dtype:
-        return torch.float32 if name.startswith("duration_embedder.") else dtype
-
-    dit.load_state_dict({name: read(name, kept(name)) for name in build.shapes_of(dit)}, strict=True, assign=True)
-    return dit.eval()
-
-
 def empty_codec(config: VaeConfig, shapes: build.Shapes, origin: object) -> Codec:
     """Without memory but for the normalisation, which the release has none of."""
     build.check_layers(len(config.downsampling_ratios), shapes, "encoder.block.", origin)
@@ -172,8 +161,7 @@ def open_codec(folder: Path) -> tuple[Codec, build.Source]:
 
 
 def fill_codec(codec: Codec, source: build.Source, dtype: torch.dtype) -> Codec:
-    state = {name: source(f"codec/vae.{name}", dtype) for name in codec.vae.state_dict()}
-    codec.vae.load_state_dict(state, strict=True, assign=True)
+    build.fill(codec.vae, source.under("codec/vae."), dtype)
     return codec.eval()
 
 
@@ -198,7 +186,7 @@ def read(
     expected = {**build.shapes_of(dit, "dit/"), **build.text_encoder_shapes(t5, "text_encoder/")}
     source = build.Source(DIT + TEXT_ENCODER, tensors, expected, folder)
     encoder = build.fill_text_encoder(t5, source.under("text_encoder/"), huggingface.read_tokenizer(t5_folder))
-    return fill_dit(dit, source.under("dit/"), dtype), encoder, read_codec(folder, dtype)[0]
+    return build.fill(dit, source.under("dit/"), dtype), encoder, read_codec(folder, dtype)[0]
 
 
 def beside(folder: Path, named: str, what: str) -> Path:

@@ -1,20 +1,21 @@
 """Trains one stage: python train.py stage=codec
 
+On several processes: torchrun --nproc_per_node=8 train.py stage=stage1 runtime=deepspeed_zero2
 Every setting can be overridden, as Hydra does it: python train.py stage=stage1 stage.steps=200 output=runs/trial
-The same command again goes on where the last one stopped. python train.py stage=stage1 --cfg shows all settings.
+The same command again goes on where the last one stopped. python train.py --cfg job stage=stage1 shows all settings.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import logging
 import sys
 from pathlib import Path
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
-def main() -> None:
+def main() -> int:
     options = {
         group.name: sorted(p.stem for p in group.glob("*.yaml"))
         for group in sorted(CONFIGS.iterdir())
@@ -25,7 +26,7 @@ def main() -> None:
         description=__doc__, epilog=f"choices:\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="stage=NAME, and whatever else is to differ")
-    parser.add_argument("--cfg", action="store_true", help="print the composed settings and stop")
+    parser.add_argument("--cfg", choices=("job",), help="print the composed settings as yaml and stop")
     arguments = parser.parse_args()
 
     from audiostory.training import config
@@ -34,15 +35,18 @@ def main() -> None:
         composed = config.compose(CONFIGS, arguments.overrides)
         run = config.build(config.RunConfig, composed)
         if arguments.cfg:
-            print(json.dumps(composed, indent=2))
-            return
+            print(config.as_yaml(composed), end="")
+            return 0
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        logging.getLogger("audiostory").setLevel(logging.INFO)
         from audiostory.training import builders
 
         builders.build(run, composed).start()
     except (ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -44,6 +44,14 @@ def draw(path: str | Path, waveform: Waveform, events: Sequence[Event], title: s
     figure.savefig(path, dpi=110)
 
 
+def spectrogram(waveform: Waveform) -> np.ndarray:
+    """The spectrogram alone as an image [bands, columns, 3], 8 bits, low frequencies at the bottom."""
+    from matplotlib import colormaps
+
+    _, decibels = _spectrogram(waveform)
+    return (255 * colormaps["magma"](1 + decibels[::-1] / RANGE_DB)[..., :3]).astype(np.uint8)
+
+
 def _caption(number: int, event: Event) -> list[str]:
     label = f"{number:2d}. {event.start:6.1f} s - {event.start + event.seconds:5.1f} s  "
     return textwrap.wrap(event.caption, 125, initial_indent=label, subsequent_indent=" " * len(label))

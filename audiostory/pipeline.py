@@ -4,9 +4,14 @@
     told = pipeline("a dog barks twice, then rain comes down", total_seconds=12.0)
     told.storyline.events, told.story.samples                # what is heard and when; the sound [channels, samples]
 
-The walk, in order: the planner writes a script, the script is read and brought to the wanted length (`plan`); the
-bridge turns each event's tokens into a condition, the flow solves the DiT for all clips, the codec decodes them, and
-the clips are joined (`render`). A plan can also be made from a storyline that somebody else wrote.
+    pipeline.describe("field.wav", "what is heard first?")   # of a model that listens: an answer in words
+    told = pipeline.continue_story("field.wav", "then the same sounds backwards", total_seconds=12.0)
+    told.after(sound.read("field.wav"))                      # both, cross-faded
+
+The walk, in order: a recording is heard, if there is one; the planner writes a script, the script is read and brought
+to the wanted length (`plan`); the bridge turns each event's tokens into a condition, the flow solves the DiT for all
+clips, the codec decodes them, and the clips are joined (`render`). A plan can also be made from a storyline that
+somebody else wrote.
 """
 
 from __future__ import annotations
@@ -31,18 +36,21 @@ from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT, guided_velocity
 from audiostory.model.inputs import BridgeTokens, Condition
+from audiostory.model.listener import Audio, AudioEncoder, Listener, ListenerProjector, Recording
 from audiostory.model.planner import Planner, Written
 from audiostory.sound import Waveform
 from audiostory.story import Instruction, Problem, ProblemKind, Storyline, Vocabulary, script
 from audiostory.story_audio import Rendering, StoryAudio, assemble
 from audiostory.timeline import Clip
-from audiostory.weights import ours, released
+from audiostory.weights import huggingface, ours, released
 from audiostory.weights.ours import Settings
 
 MINI = Path(__file__).parent / "assets" / "audiostory-mini"
 SHORTEST_STORY_SECONDS = 1.0
 SHORTEST_CLIP_SECONDS = 1.0  # shorter ones are rendered this long and cut: no network is trained on less
 PART_NOISE_STRIDE = 10_000  # noise indices between the parts of a long event; no story has as many events
+QUESTION = "What can be heard?"
+TOKENS_OF_WORDS = 256  # kept for an instruction beside the longest recording
 
 
 class StoryError(ValueError):
@@ -60,7 +68,8 @@ class Plan:
 
 
 class AudioStoryPipeline(DiffusionPipeline):
-    """Planner, bridge, DiT and codec, with the planner's vocabulary and the model's settings.
+    """Planner, bridge, DiT and codec, with the planner's vocabulary and the model's settings; and, of a model that
+    listens, an audio encoder and the projector that makes the planner's tokens of what it hears.
 
     As any diffusers pipeline it has `.to(device, dtype)`, `enable_model_cpu_offload()`, `set_progress_bar_config()` and
     `push_to_hub()`. Reading and writing folders is our own (`weights.ours`): diffusers' would import the classes that
@@ -72,7 +81,10 @@ class AudioStoryPipeline(DiffusionPipeline):
     bridge: Bridge
     dit: VelocityDiT
     codec: Codec
-    model_cpu_offload_seq = "planner->bridge->dit->codec"
+    audio_encoder: AudioEncoder | None
+    listener_projector: ListenerProjector | None
+    model_cpu_offload_seq = "audio_encoder->listener_projector->planner->bridge->dit->codec"
+    _optional_components = list(ours.LISTENING)  # noqa: RUF012  # diffusers' own name
     max_batch_frames = 4000
     """The bound on memory: latent frames, padding included, that are denoised at once (twice as many with guidance)."""
 
@@ -84,11 +96,14 @@ class AudioStoryPipeline(DiffusionPipeline):
         dit: VelocityDiT,
         codec: Codec,
         settings: Settings = Settings(),  # noqa: B008  # frozen
+        audio_encoder: AudioEncoder | None = None,
+        listener_projector: ListenerProjector | None = None,
     ):
         super().__init__()
         self.register_modules(planner=planner, vocabulary=vocabulary, bridge=bridge, dit=dit, codec=codec)
+        self.register_modules(audio_encoder=audio_encoder, listener_projector=listener_projector)
         self.settings = settings
-        ours.check_fit(planner, vocabulary, bridge, dit, codec)
+        ours.check_fit(planner, vocabulary, bridge, dit, codec, audio_encoder, listener_projector)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path = MINI, dtype: torch.dtype = torch.float32) -> AudioStoryPipeline:
@@ -97,7 +112,8 @@ class AudioStoryPipeline(DiffusionPipeline):
         Safetensors only. ValueError, naming the file, for anything missing, damaged or of another class.
         """
         settings = ours.read_index(folder)
-        parts = {name: ours.read_component(folder, name, dtype) for name in ours.TELLING}
+        names = [*ours.TELLING, *(name for name in ours.LISTENING if name in ours.read_names(folder))]
+        parts = {name: ours.read_component(folder, name, dtype) for name in names}
         bridge = parts["bridge"]
         vocabulary = ours.read_vocabulary(folder, num_semantic=bridge.num_semantic, num_residual=bridge.num_residual)
         return cls(vocabulary=vocabulary, settings=settings, **parts)
@@ -108,17 +124,28 @@ class AudioStoryPipeline(DiffusionPipeline):
         model: str | Path,
         tangoflux: str | Path | None = None,
         *,
+        audio_encoder: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         **elsewhere: str | Path | None,
     ) -> AudioStoryPipeline:
         """Reads the released checkpoint (docs/WEIGHTS.md), onto the CPU, with LoRA merged.
 
+        It listens with the Whisper whose folder is given as `audio_encoder`; the checkpoint holds the projector alone.
         `tangoflux` is Flux_detokenizer beside `model` unless given. `elsewhere` may say where the `language_model`, the
         `text_encoder`, the `added_tokens` or an `llm_config` are; otherwise they are looked for under the names in the
         checkpoint. The text encoder is needed for a moment only. ValueError for anything that is not as it should be.
         """
         read = released.read(released.Folders.of(model, tangoflux, **elsewhere), dtype)
-        return cls(read.planner, read.vocabulary, read.bridge, read.dit, read.codec, read.settings)
+        return cls(
+            read.planner,
+            read.vocabulary,
+            read.bridge,
+            read.dit,
+            read.codec,
+            read.settings,
+            None if audio_encoder is None else huggingface.read_audio_encoder(audio_encoder, dtype),
+            read.listener_projector,
+        )
 
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **unsupported: Any) -> None:
         """Writes the folder in the components' present precision; `from_pretrained(..., dtype=torch.float16)` before
@@ -128,7 +155,8 @@ class AudioStoryPipeline(DiffusionPipeline):
             raise ValueError(f"only plain safetensors are written, got {options or 'safe_serialization=False'}")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        parts = {name: getattr(self, name) for name in ours.TELLING}
+        parts = {name: getattr(self, name) for name in (*ours.TELLING, *ours.LISTENING)}
+        parts = {name: part for name, part in parts.items() if part is not None}
         for name, part in parts.items():
             part.save_pretrained(folder / name)
         ours.write_vocabulary(folder, self.vocabulary)
@@ -140,11 +168,23 @@ class AudioStoryPipeline(DiffusionPipeline):
         fixed = self.dit.fixed_frames
         return self.dit.max_seconds if fixed is None else min(self.dit.max_seconds, fixed / self.dit.frame_rate)
 
+    @property
+    def max_heard_seconds(self) -> float:
+        """How long a recording may be: one that leaves the planner half of its context to write in. 0 for a model that
+        cannot listen. What is much longer than the recordings it learnt from is heard badly all the same."""
+        return self._listener.max_seconds
+
+    @property
+    def _listener(self) -> Listener:
+        room = self.planner.qwen.config.max_position_embeddings // 2 - TOKENS_OF_WORDS
+        return Listener(self.audio_encoder, self.listener_projector, room=room)
+
     @torch.no_grad()
     def __call__(
         self,
         instruction: str | Instruction,
         *,
+        audio: Audio | None = None,
         total_seconds: float | None = None,
         seed: int = 0,
         steps: int | None = None,
@@ -161,42 +201,74 @@ class AudioStoryPipeline(DiffusionPipeline):
         """
         rendering = self._rendering(seed, steps, guidance, crossfade_seconds, as_released)
         instruction = self._checked(instruction, total_seconds)
-        plan = self.plan(instruction, max_new_tokens=max_new_tokens, as_written=as_released, progress=progress)
+        plan = self.plan(
+            instruction, audio=audio, max_new_tokens=max_new_tokens, as_written=as_released, progress=progress
+        )
         return self._render(plan, rendering, progress)
+
+    def continue_story(self, audio: Audio, instruction: str | Instruction, **choices: Any) -> StoryAudio:
+        """What follows a recording; `told.after(opening)` is both as one sound. The choices are those of telling a
+        story: of what follows, `total_seconds` is the length. ValueError as `plan` raises it for the recording."""
+        return self(instruction, audio=audio, **choices)
+
+    @torch.no_grad()
+    def describe(
+        self,
+        audio: Audio,
+        question: str = QUESTION,
+        *,
+        max_new_tokens: int = 200,
+        progress: bool = True,
+    ) -> str:
+        """What the planner answers to a question about a recording. ValueError as `plan` raises it for either."""
+        recording = self._listener.open(audio)
+        prompt = script.question(Instruction(text=question.strip()), self.vocabulary, recording.num_tokens)
+        written = self._write(prompt, recording, max_new_tokens, "answering", progress)
+        self.maybe_free_model_hooks()
+        return script.read_answer(written.ids, self.vocabulary)
 
     @torch.no_grad()
     def plan(
         self,
         instruction: str | Instruction,
         *,
+        audio: Audio | None = None,
         max_new_tokens: int = 1600,
         as_written: bool = False,
         progress: bool = True,
     ) -> Plan:
         """The planner's storyline, with its bridge tokens and the problems met on the way.
 
-        It lasts what was asked, or with `as_written` what the planner wrote, whatever was asked.
+        It lasts what was asked, or with `as_written` what the planner wrote, whatever was asked. With a recording,
+        `audio` or else the instruction's own, it is the plan of what follows. ValueError for a recording that cannot be
+        read or lasts longer than `max_heard_seconds`, and for a model that cannot listen.
         """
         instruction = self._checked(instruction)
-        prompt = script.prompt(instruction, self.vocabulary, self.settings.lead_in)
-        room = self.planner.qwen.config.max_position_embeddings - len(prompt)
+        recording = self._listener.open(instruction.audio if audio is None else audio)
+        prompt = script.prompt(instruction, self.vocabulary, self.settings.lead_in, recording.num_tokens)
+        written = self._write(prompt, recording, max_new_tokens, "planning", progress)
+        plan = self.read_plan(written, replace(instruction, total_seconds=None) if as_written else instruction)
+        return replace(plan, instruction=instruction)
+
+    def _write(
+        self, prompt: list[int], recording: Recording, max_new_tokens: int, what: str, progress: bool
+    ) -> Written:
+        context = self.planner.qwen.config.max_position_embeddings
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}; 1600 is usual")
-        if room < len(prompt):
-            raise ValueError(
-                f"the instruction takes {len(prompt)} tokens, the planner holds {room + len(prompt)}; shorten it"
-            )
-        with self._bar("planning", None, " tokens", progress) as bar:
-            written = apply_forward_hook(Planner.write)(  # moves an offloaded planner to its device first
+        if 2 * len(prompt) > context:
+            raise ValueError(f"the instruction takes {len(prompt)} tokens, the planner holds {context}; shorten it")
+        heard = self._listener.hear(recording)
+        with self._bar(what, None, " tokens", progress) as bar:
+            return apply_forward_hook(Planner.write)(  # moves an offloaded planner to its device first
                 self.planner,
                 prompt,
                 self.vocabulary,
-                max_new_tokens=min(max_new_tokens, room),
+                heard=heard,
+                max_new_tokens=min(max_new_tokens, context - len(prompt)),
                 repetition_penalty=self.settings.repetition_penalty,
                 on_tokens=lambda ids: bar.update(len(ids)),
             )
-        plan = self.read_plan(written, replace(instruction, total_seconds=None) if as_written else instruction)
-        return replace(plan, instruction=instruction)
 
     def read_plan(self, written: Written, instruction: Instruction) -> Plan:
         """What the planner wrote as a plan that lasts `instruction.total_seconds`, or without one as long as it says.
@@ -219,11 +291,16 @@ class AudioStoryPipeline(DiffusionPipeline):
         )
 
     @torch.no_grad()
-    def plan_from_storyline(self, storyline: Storyline, instruction: str | Instruction | None = None) -> Plan:
+    def plan_from_storyline(
+        self,
+        storyline: Storyline,
+        instruction: str | Instruction | None = None,
+        audio: Audio | None = None,
+    ) -> Plan:
         """The plan of a storyline that is given, as if the planner had written it: an oracle to measure the planner by.
 
-        The instruction stands in the planner's prompt; without one the summary takes its place. ValueError for a
-        storyline that `script.write` cannot write.
+        The instruction stands in the planner's prompt, with its recording as in `plan`; without one the summary takes
+        its place. ValueError for a storyline that `script.write` cannot write.
         """
         storyline, problems = self._reconciled(storyline, None)
         if not isinstance(instruction, Instruction):
@@ -231,8 +308,16 @@ class AudioStoryPipeline(DiffusionPipeline):
                 text=instruction or storyline.summary, total_seconds=round(storyline.total_seconds, 3)
             )
         instruction = self._checked(instruction)
-        written = script.write(instruction, storyline, self.vocabulary, lead=self.settings.lead_in)
-        states = apply_forward_hook(_states)(self.planner, written.ids)  # [L H]
+        recording = self._listener.open(instruction.audio if audio is None else audio)
+        written = script.write(
+            instruction,
+            storyline,
+            self.vocabulary,
+            lead=self.settings.lead_in,
+            num_listening=recording.num_tokens,
+        )
+        heard = self._listener.hear(recording)
+        states = apply_forward_hook(_states)(self.planner, written.ids, self.vocabulary, heard)  # [L H]
         tokens = BridgeTokens(
             semantic=states[torch.tensor([list(slot.semantic) for slot in written.slots])],
             residual=states[torch.tensor([list(slot.residual) for slot in written.slots])],
@@ -363,20 +448,17 @@ class AudioStoryPipeline(DiffusionPipeline):
         crossfade_seconds: float | None,
         as_released: bool,
     ) -> Rendering:
-        """ValueError for values that cannot be meant."""
-        steps = self.settings.steps if steps is None else steps
-        guidance = self.settings.guidance if guidance is None else guidance
         longest = math.inf if as_released else self.max_clip_seconds / 2
         fade = min(self.settings.crossfade_seconds, longest) if crossfade_seconds is None else crossfade_seconds
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"the seed must be in 0 .. 2**63 - 1, got {seed}")
-        if not 1 <= steps <= 1000:
-            raise ValueError(f"steps must be in 1 .. 1000, got {steps}; 25 to 50 are usual")
-        if not 1 <= guidance < math.inf:
-            raise ValueError(f"guidance must be 1 (off) or more, got {guidance}; 3 to 5 are usual")
         if not 0 <= fade <= longest:
             raise ValueError(f"the cross-fade must last 0 to {longest:g} seconds, got {fade}")
-        return Rendering(seed=seed, steps=steps, guidance=guidance, crossfade_seconds=fade, as_released=as_released)
+        return Rendering(
+            seed=seed,
+            steps=self.settings.steps if steps is None else steps,
+            guidance=self.settings.guidance if guidance is None else guidance,
+            crossfade_seconds=fade,
+            as_released=as_released,
+        )
 
     def _reconciled(self, storyline: Storyline, total_seconds: float | None) -> tuple[Storyline, list[Problem]]:
         """Durations that add up. `render` deals with events longer than a clip, so the story's limit is theirs."""
@@ -391,9 +473,11 @@ class AudioStoryPipeline(DiffusionPipeline):
         return tqdm(total=total, desc=what, unit=unit, **config)
 
 
-def _states(planner: Planner, ids: Sequence[int]) -> Float[Tensor, "L H"]:
+def _states(
+    planner: Planner, ids: Sequence[int], vocabulary: Vocabulary, heard: Float[Tensor, "P H"] | None
+) -> Float[Tensor, "L H"]:
     tokens = torch.tensor([ids], device=planner.device)
-    return planner.states(tokens)[0]
+    return planner.states(tokens, planner.hear(ids, vocabulary, heard))[0]
 
 
 def _noise_index(clip: Clip) -> int:

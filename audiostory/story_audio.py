@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+
+import numpy as np
 
 from audiostory import sound, timeline
 from audiostory.sound import Waveform
@@ -19,6 +22,8 @@ class Rendering:
     `as_released` does it the released system's way: one clip per event, however long, all from the noise of seed 0, cut
     after int(seconds * rate) samples or where its latents end, joined by fades of full length or, where a clip is
     shorter, by none (SPEC 7 and 8). It makes stories that are not always as long as planned and is here for comparison.
+
+    ValueError for values that cannot be meant.
     """
 
     seed: int
@@ -26,6 +31,14 @@ class Rendering:
     guidance: float
     crossfade_seconds: float
     as_released: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"the seed must be in 0 .. 2**63 - 1, got {self.seed}")
+        if not 1 <= self.steps <= 1000:
+            raise ValueError(f"steps must be in 1 .. 1000, got {self.steps}; 25 to 50 are usual")
+        if not 1 <= self.guidance < math.inf:
+            raise ValueError(f"guidance must be 1 (off) or more, got {self.guidance}; 3 to 5 are usual")
 
     def num_samples(self, clip: Clip, sample_rate: int, most: int) -> int:
         """Of a clip whose latents hold `most` samples."""
@@ -48,6 +61,18 @@ class StoryAudio:
     times: tuple[tuple[float, float], ...]
     story: Waveform
     problems: tuple[Problem, ...]
+
+    def after(self, opening: Waveform) -> Waveform:
+        """One sound of what was heard and the story that follows it, in the story's format.
+
+        They are cross-faded as events are, so both together last a cross-fade less, or less still where one of them is
+        shorter than that.
+        """
+        before = sound.resample(opening, self.story.sample_rate)
+        if before.num_channels != self.story.num_channels:
+            mono = before.samples.mean(axis=0, keepdims=True)
+            before = replace(before, samples=np.repeat(mono, self.story.num_channels, axis=0))
+        return sound.crossfade([before, self.story], self.rendering.crossfade_seconds, strict=False)
 
     def resample(self, sample_rate: int) -> StoryAudio:
         """The same story at another rate; clips are resampled before they are joined, as in the release (SPEC 8)."""

@@ -1,5 +1,6 @@
 """A told story on disk: story.wav, a WAV per event, story.png, and storyline.json that says what is in them.
 
+A story that follows a recording is continuation.wav; story.wav and the picture then begin with what was heard before.
 The record names the other files. It comes last into the folder and leaves first, so where it is, the story is whole.
 """
 
@@ -11,18 +12,22 @@ import re
 import shutil
 import tempfile
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from audiostory import sound
 from audiostory.picture import draw
 from audiostory.pipeline import StoryAudio
+from audiostory.sound import Waveform
 
 RECORD = "storyline.json"
 
 
-def save(told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool = True) -> list[str]:
-    """Writes a story's files and returns their names.
+def save(
+    told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool = True, opening: Waveform | None = None
+) -> list[str]:
+    """Writes a story's files, that of what follows an `opening` if one is given, and returns their names.
 
     They are made in a hidden folder beside `folder` and moved over when all of them are there. Those of a story that
     was told into `folder` before make way, other files stay.
@@ -30,7 +35,7 @@ def save(told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool =
     folder.parent.mkdir(parents=True, exist_ok=True)
     workshop = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        files = _write_files(told, workshop, record, picture)
+        files = _write_files(told, workshop, record, picture, opening)
         folder.mkdir(exist_ok=True)
         for name in (RECORD, *_files_before(folder)):
             (folder / name).unlink(missing_ok=True)
@@ -41,21 +46,28 @@ def save(told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool =
     return files
 
 
-def _write_files(told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool) -> list[str]:
+def _write_files(
+    told: StoryAudio, folder: Path, record: dict[str, Any], picture: bool, opening: Waveform | None
+) -> list[str]:
+    whole = told.story if opening is None else told.after(opening)
+    joined = {"story.wav": whole} if opening is None else {"story.wav": whole, "continuation.wav": told.story}
+    begins = whole.seconds - told.story.seconds
     names = [f"event_{i:02d}_{_slug(event.caption)}.wav" for i, event in enumerate(told.storyline.events, 1)]
-    for name, clip in zip(names, told.clips, strict=True):
-        sound.write(folder / name, clip)
-    sound.write(folder / "story.wav", told.story)
+    for name, waveform in (*zip(names, told.clips, strict=True), *joined.items()):
+        sound.write(folder / name, waveform)
     if picture:
-        draw(folder / "story.png", told.story, told.storyline.events, title=record["instruction"])
-    files = ["story.wav", *names, *(["story.png"] if picture else []), RECORD]
-    content = {**record, **_contents(told, names), "files": files}
+        events = [replace(event, start=begins + event.start) for event in told.storyline.events]
+        draw(folder / "story.png", whole, events, title=record["instruction"])
+    files = [*joined, *names, *(["story.png"] if picture else []), RECORD]
+    content = {**record, **_contents(told, names, audio=list(joined)[-1]), "files": files}
+    if opening is not None:
+        content["begins_in_story"] = round(begins, 4)
     (folder / RECORD).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return files
 
 
-def _contents(told: StoryAudio, names: list[str]) -> dict[str, Any]:
-    """The storyline in the form of a manifest row (data/README.md), and what was met on the way."""
+def _contents(told: StoryAudio, names: list[str], audio: str) -> dict[str, Any]:
+    """The storyline in the form of a manifest row (data/README.md), whole in `audio`, and what was met on the way."""
     events = [
         {
             "caption": event.caption,
@@ -73,7 +85,7 @@ def _contents(told: StoryAudio, names: list[str]) -> dict[str, Any]:
         "sample_rate": told.story.sample_rate,
         "summary": told.storyline.summary,
         "events": events,
-        "audio": "story.wav",
+        "audio": audio,
         "problems": [
             {"kind": problem.kind.value, "event": problem.event, "message": problem.message}
             for problem in told.problems

@@ -8,11 +8,19 @@ Without --model_path the bundled audiostory-mini tells it. The released checkpoi
 
 The folder (evaluate/<save_folder_name>/, or --output) gets
 story.wav, a WAV per event, storyline.json with captions and times, and story.png. It is filled only when all is done.
+
+A model that listens also goes on from a recording, or answers a question about it:
+
+    python evaluate/inference.py --audio field.wav --instruction "then the same sounds backwards" --total_duration 20
+    python evaluate/inference.py --audio field.wav --question "What can be heard?"
+
+What follows is then continuation.wav, and story.wav both together; an answer is printed and kept in answer.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -36,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add = arguments.add_argument
     add("--instruction", "--generated_caption", metavar="TEXT", help="what should be heard, in words (an example)")
     add("--total_duration", type=float, default=50.0, metavar="SECONDS", help="how long the story lasts (50)")
+    add("--audio", type=Path, metavar="FILE", help="a recording: --instruction says what follows it")
+    add("--question", metavar="TEXT", help="ask this about --audio, in place of a story")
     add("--model_path", type=Path, metavar="DIR", help="the model's folder (the bundled audiostory-mini)")
     released = arguments.add_argument_group("the released checkpoint")
     more = released.add_argument
@@ -43,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     more("--language_model", type=Path, metavar="DIR", help="Qwen2.5's folder (the one that config.yaml names)")
     more("--text_encoder", type=Path, metavar="DIR", help="Flan-T5's folder (the one that config.json names)")
     more("--added_tokens", type=Path, metavar="FILE", help="the list of added tokens (the one that config.yaml names)")
+    more("--audio_encoder", type=Path, metavar="DIR", help="Whisper's folder, to listen to --audio with")
     more("--as_released", action="store_true", help="the release's own lengths, joins and noise (seed 0)")
     more("--batch-size", "--num-workers", type=int, metavar="N", help="taken and not used, as in the release")
     more("--llm_cfg_path", type=Path, metavar="FILE", help="its LoRA settings, if config.yaml leaves llm_model null")
@@ -86,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folder = _output_folder(options)
         _check(options)
-        _tell(options, folder)
+        (_tell if options.question is None else _answer)(options, folder)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -105,11 +116,20 @@ def _check(options: argparse.Namespace) -> None:
     """What can be seen without the model; the pipeline checks the rest."""
     if options.instruction is not None and not options.instruction.strip():
         raise ValueError("--instruction is empty; say in words what should be heard")
+    if options.audio is not None and not options.audio.is_file():
+        raise ValueError(f"there is no recording {options.audio}; check --audio")
+    if options.question is not None:
+        if options.audio is None or options.instruction is not None:
+            raise ValueError("--question asks about --audio, and about nothing that --instruction would tell")
+        if not options.question.strip():
+            raise ValueError("--question is empty; ask something about the recording")
+    elif options.audio is not None and options.instruction is None:
+        raise ValueError("--audio needs --instruction, to say what follows it, or --question, to ask about it")
     if not 0 < options.total_duration < math.inf:
         raise ValueError(f"--total_duration must be a positive number of seconds, got {options.total_duration}")
     if options.target_sr is not None and options.target_sr not in SAMPLE_RATES:
         raise ValueError(f"--target_sr must be {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz, got {options.target_sr}")
-    for name in ("tangoflux_model", "language_model", "text_encoder", "added_tokens", "llm_cfg_path"):
+    for name in ("tangoflux_model", "language_model", "text_encoder", "added_tokens", "audio_encoder", "llm_cfg_path"):
         if getattr(options, name) is not None and not _is_released(options):
             raise ValueError(
                 f"--{name} goes with the released checkpoint, but --model_path {options.model_path} holds no "
@@ -138,13 +158,16 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
     if options.instruction is None:
         options.instruction = EXAMPLE
         print(f"no --instruction given, so here is an example: {EXAMPLE}", flush=True)
+    from audiostory import sound
     from audiostory.story_files import save
 
+    opening = None if options.audio is None else sound.read(options.audio)
     pipeline = _load(options)
     _introduce(pipeline.settings, options)
     loaded = time.perf_counter()
     told = pipeline(
         options.instruction,
+        audio=opening,
         total_seconds=options.total_duration,
         seed=options.seed,
         steps=options.steps,
@@ -163,10 +186,26 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
         "rendering": asdict(told.rendering),
         "device": str(pipeline.device),
         "dtype": options.dtype,
+        **({} if options.audio is None else {"heard": str(options.audio)}),
     }
-    files = save(told, folder, record, picture=not options.no_picture)
+    files = save(told, folder, record, picture=not options.no_picture, opening=opening)
     _report(told, folder, files)
     print(f"told in {time.perf_counter() - loaded:.1f} s, after {loaded - started:.1f} s of loading")
+
+
+def _answer(options: argparse.Namespace, folder: Path) -> None:
+    pipeline = _load(options)
+    answer = pipeline.describe(options.audio, options.question, max_new_tokens=options.max_new_tokens)
+    record = {
+        "question": options.question,
+        "answer": answer,
+        "heard": str(options.audio),
+        "model": str(options.model_path or "audiostory-mini"),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    (folder / "answer.json").write_text(text, encoding="utf-8")
+    print(answer or "(the model answers nothing)")
 
 
 def _load(options: argparse.Namespace) -> AudioStoryPipeline:
@@ -193,6 +232,7 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
             text_encoder=options.text_encoder,
             added_tokens=options.added_tokens,
             llm_config=options.llm_cfg_path,
+            audio_encoder=options.audio_encoder,
             dtype=dtype,
         )
     else:

@@ -1,8 +1,10 @@
-"""Writes a corpus of the sound world: a manifest and the audio of every event (data/README.md describes both).
+"""Writes a corpus of the sound world: a manifest and its recordings (data/README.md describes both).
 
     python scripts/make_soundworld.py data/soundworld/train --split train --num 5000 --workers 2
     python scripts/make_soundworld.py data/soundworld/clips --kind clip --num 20000 --workers 2
     python scripts/make_soundworld.py data/soundworld/test --split test --num 200 --whole
+    python scripts/make_soundworld.py data/soundworld/questions --kind question --num 5000 --per_story 4 --workers 2
+    python scripts/make_soundworld.py data/soundworld/continuations --kind continuation --num 5000 --workers 2
 
 The same command again goes on where a stopped run was, and does nothing once the corpus is finished.
 """
@@ -20,14 +22,20 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("folder", type=Path, help="where the corpus goes; one corpus to a folder")
-    parser.add_argument("--kind", choices=("story", "clip"), default="story", help="stories, or single sounds")
+    parser.add_argument(
+        "--kind",
+        choices=("story", "clip", "question", "continuation"),
+        default="story",
+        help="stories, single sounds, questions about stories, or stories that go on from an opening",
+    )
     parser.add_argument(
         "--split", choices=("train", "val", "test"), default="train", help="test holds what train lacks"
     )
-    parser.add_argument("--num", type=int, default=1000, help="rows (default 1000)")
+    parser.add_argument("--num", type=int, default=1000, help="rows, or recordings to ask about (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="the first row's seed; later rows count on from it")
     parser.add_argument("--no-audio", dest="audio", action="store_false", help="write the manifest alone")
     parser.add_argument("--whole", action="store_true", help="write each story in one file too")
+    parser.add_argument("--per_story", type=int, metavar="N", help="questions about each recording (default 4)")
     parser.add_argument(
         "--workers", type=int, default=1, help="processes (default 1); any number writes the same corpus"
     )
@@ -53,7 +61,7 @@ def main() -> None:
         sys.exit(130)
     took = time.monotonic() - began
     events = ", ".join(f"{num_events}: {num_rows}" for num_events, num_rows in summary.num_events.items())
-    print(f"{arguments.folder}: {summary.num_rows} rows ({summary.num_written} new), {summary.seconds:.1f} s of events")
+    print(f"{arguments.folder}: {summary.num_rows} rows ({summary.num_written} new), {summary.seconds:.1f} s of sound")
     print(f"rows by number of events: {events}")
     if arguments.audio and summary.num_written:
         seconds_written = summary.seconds * summary.num_written / summary.num_rows

@@ -4,9 +4,9 @@
     python scripts/make_tokenizer.py --manifest corpora/stories-train/manifest.jsonl --output runs/tokenizers
 
 Both are byte-level BPE and split text as Qwen2.5's does, every digit by itself; a word that the corpus uses often
-becomes one token. The planner's learns from prompts, reasonings and captions, and ends with the special tokens in their
-released order. The text encoder's learns from captions, and its first ids are T5's padding and end. The same corpus
-always gives the same files.
+becomes one token. The planner's learns from prompts, reasonings, captions and answers, and ends with the special tokens
+in their released order. The text encoder's learns from captions, and its first ids are T5's padding and end. The same
+corpus always gives the same files.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,10 +106,16 @@ def special_names(num_semantic: int, num_residual: int) -> tuple[str, ...]:
 
 
 def planner_texts(row: Row) -> Iterator[str]:
-    """What the planner reads and writes of a row. Durations are left out: digits have nothing to merge."""
+    """What the planner reads and writes of a row. Durations are left out: digits have nothing to merge. So is what it
+    hears: no words."""
     from audiostory.story import prompts
 
-    yield prompts.prompt_text(row.instruction)
+    instruction = replace(row.instruction, audio=None)
+    if row.answer:
+        yield prompts.question_text(instruction)
+        yield row.answer
+        return
+    yield prompts.prompt_text(instruction)
     try:
         yield prompts.reasoning_text(row.storyline)
     except ValueError as error:

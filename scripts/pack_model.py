@@ -1,9 +1,10 @@
-"""Packs a trained model into a folder to ship: half the size, and only what telling a story needs.
+"""Packs a trained model into a folder to ship: half the size, and only what telling a story and listening need.
 
     python scripts/pack_model.py runs/stage3/export --output audiostory/assets/audiostory-mini
 
---text_encoder adds the text encoder, so that training can go on from the folder (stage.start_from.planner=FOLDER ...).
-The source is the export of a stage that has planner, bridge, DiT and codec. The folder is put in place whole.
+The source is the export of a stage that has planner, bridge, DiT and codec; its listener comes along. --audio_encoder
+adds the ear that the listener was trained with, where the export lacks it; --text_encoder the text encoder, so that
+training can go on from the folder. The folder is put in place whole.
 """
 
 import argparse
@@ -20,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--text_encoder", type=Path, metavar="DIR", help="add the one of this folder, for more training"
     )
+    parser.add_argument("--audio_encoder", type=Path, metavar="DIR", help="add the one of this folder, to listen with")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16", help="of the files")
     arguments = parser.parse_args(argv)
 
@@ -31,12 +33,16 @@ def main(argv: list[str] | None = None) -> int:
     aside = arguments.output.with_name(f".{arguments.output.name}.unfinished")
     try:
         shutil.rmtree(aside, ignore_errors=True)
-        pipeline = AudioStoryPipeline.from_pretrained(arguments.source, dtype=getattr(torch, arguments.dtype))
+        dtype = getattr(torch, arguments.dtype)
+        pipeline = AudioStoryPipeline.from_pretrained(arguments.source, dtype=dtype)
+        if arguments.audio_encoder is not None:
+            ear = {"audio_encoder": ours.read_component(arguments.audio_encoder, "audio_encoder", dtype)}
+            pipeline = AudioStoryPipeline(**{**pipeline.components, **ear}, settings=pipeline.settings)
         pipeline.save_pretrained(aside)
         if arguments.text_encoder is not None:
             text_encoder = ours.read_component(arguments.text_encoder, "text_encoder")
-            text_encoder.to(getattr(torch, arguments.dtype)).save_pretrained(aside / "text_encoder")
-            parts = {name: getattr(pipeline, name) for name in ours.TELLING}
+            text_encoder.to(dtype).save_pretrained(aside / "text_encoder")
+            parts = {name: getattr(pipeline, name) for name in ours.read_names(aside)}
             ours.write_index(aside, {**parts, "text_encoder": text_encoder}, pipeline.settings)
         shutil.rmtree(arguments.output, ignore_errors=True)
         os.replace(aside, arguments.output)

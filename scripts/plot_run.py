@@ -11,6 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+GROUPS = {  # what begins so is drawn together, under this title
+    "gradient_norm/": "gradient norm",
+    "rate/": "learning rate",
+    "padding_share/": "padding, share",
+    "waiting_share": "waiting for data, share of the time",
+    "tokens_per_second": "script tokens per second",
+    "audio_seconds_per_second": "seconds of audio per second",
+}
 SMOOTHING = 0.05  # share of a curve that its running mean spans
 
 
@@ -28,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def draw(runs: Sequence[Path], output: Path) -> None:
-    """One panel per loss, with held-out values as points, then the learning rate and the gradient's norm."""
+    """One panel per loss, with held-out values as points, then gradient norms, learning rates, padding and speed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -36,7 +44,8 @@ def draw(runs: Sequence[Path], output: Path) -> None:
 
     logs = {run.name: curves(run / "log.jsonl") for run in runs}
     named = dict.fromkeys(name for log in logs.values() for name in log)
-    panels = [name for name in named if name.startswith("loss/")] + ["gradient_norm", "rates"]
+    groups = [group for group in GROUPS if any(name.startswith(group) for name in named)]
+    panels = [name for name in named if name.startswith("loss/")] + groups
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(4.5 * columns, 3 * rows), squeeze=False, layout="constrained")
@@ -45,7 +54,7 @@ def draw(runs: Sequence[Path], output: Path) -> None:
     for axes, panel in zip(grid.flat, panels, strict=False):
         for run, log in logs.items():
             _panel(axes, panel, log, run if len(runs) > 1 else "")
-        axes.set(title=panel.removeprefix("loss/").replace("_", " "), xlabel="step")
+        axes.set(title=GROUPS.get(panel, panel.removeprefix("loss/").replace("_", " ")), xlabel="step")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
@@ -72,9 +81,10 @@ def curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def _panel(axes, panel: str, log: dict[str, tuple[list[float], list[float]]], run: str) -> None:
-    if panel == "rates":
-        for name in (name for name in log if name.startswith("rate/")):
-            axes.plot(*log[name], label=" ".join((run, name.removeprefix("rate/"))).strip())
+    if panel in GROUPS:
+        for name in (name for name in log if name.startswith(panel)):
+            steps, values = log[name]
+            axes.plot(steps, smooth(values), label=" ".join((run, name.removeprefix(panel))).strip())
         return
     steps, values = log.get(panel, ([], []))
     (line,) = axes.plot(steps, smooth(values), label=run or None)

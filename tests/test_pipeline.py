@@ -18,6 +18,7 @@ from audiostory import sound, timeline
 from audiostory.model import flow, tiny
 from audiostory.model.dit import guided_velocity
 from audiostory.model.inputs import Condition
+from audiostory.model.listener import AudioEncoder
 from audiostory.model.planner import Planner, reciting
 from audiostory.pipeline import AudioStoryPipeline, Plan, StoryError
 from audiostory.sound import Waveform
@@ -31,6 +32,21 @@ RATE = 800  # of the tiny waveform codec
 def pipeline() -> AudioStoryPipeline:
     parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
     return AudioStoryPipeline(*parts, Settings(steps=2, guidance=2.0, crossfade_seconds=0.5))
+
+
+@pytest.fixture(scope="module")
+def listening(pipeline) -> AudioStoryPipeline:
+    """The same, but that it listens too."""
+    return AudioStoryPipeline(
+        *(pipeline.planner, pipeline.vocabulary, pipeline.bridge, pipeline.dit, pipeline.codec, pipeline.settings),
+        audio_encoder=tiny.audio_encoder(),
+        listener_projector=tiny.listener_projector(),
+    )
+
+
+def recording(seconds: float, rate: int = 16000, channels: int = 1, seed: int = 0) -> Waveform:
+    samples = 0.1 * np.random.default_rng(seed).standard_normal((channels, round(seconds * rate)))
+    return Waveform(samples=samples, sample_rate=rate)
 
 
 def storyline(*seconds: float) -> Storyline:
@@ -247,6 +263,222 @@ def _noted(function, name, notes):
         return function(*args, **kwargs)
 
     return noted
+
+
+# Listening
+
+
+@pytest.fixture
+def prompts(monkeypatch) -> list[list[int]]:
+    """What the planner was given to go on from; it writes as before."""
+    given: list[list[int]] = []
+    write = Planner.write
+
+    def noted(planner: Planner, ids, vocabulary, **options):
+        given.append(list(ids))
+        return write(planner, ids, vocabulary, **options)
+
+    monkeypatch.setattr(Planner, "write", noted)
+    return given
+
+
+def answers(monkeypatch, text: str) -> None:
+    vocabulary = tiny.vocabulary()
+    ids = [*vocabulary.encode(text), vocabulary.im_end]
+    monkeypatch.setattr(Planner, "write", partialmethod(Planner.write, choose=reciting(ids, vocabulary)))
+
+
+def test_a_recording_is_described_in_words(listening, monkeypatch):
+    answers(monkeypatch, "a dog, then rain")
+    assert listening.describe(recording(1.5), "what is heard?", progress=False) == "a dog, then rain"
+
+
+def test_a_question_stands_after_its_recording_in_the_prompt(listening, prompts):
+    listening.describe(recording(2.5), " what is heard? ", max_new_tokens=3, progress=False)
+    vocabulary = tiny.vocabulary()
+    expected = script.question(Instruction(text="what is heard?"), vocabulary, 3 * tiny.NUM_LISTENING)
+    assert prompts == [expected]
+
+
+def test_the_planner_is_given_what_the_listener_hears(listening, monkeypatch):
+    given: list[torch.Tensor] = []
+    write = Planner.write
+
+    def noted(planner: Planner, ids, vocabulary, *, heard: torch.Tensor, **options):
+        given.append(heard)
+        return write(planner, ids, vocabulary, heard=heard, **options)
+
+    monkeypatch.setattr(Planner, "write", noted)
+    for seed in (0, 0, 1):
+        listening.describe(recording(1.5, seed=seed), "x", max_new_tokens=2, progress=False)
+    features = listening.audio_encoder.features(recording(1.5).samples[0], tiny.NUM_LISTENING)
+    assert_close(given[0], listening.listener_projector(features).flatten(0, 1))
+    assert given[0].shape == (2 * tiny.NUM_LISTENING, tiny.PLANNER_WIDTH)
+    assert torch.equal(given[0], given[1])
+    assert not torch.equal(given[0], given[2])
+
+
+def test_any_format_is_heard_as_its_mono_sound_at_16_khz(listening, monkeypatch, tmp_path):
+    heard: list[np.ndarray] = []
+    features = AudioEncoder.features
+
+    def noted(encoder: AudioEncoder, samples, num_tokens):
+        heard.append(samples)
+        return features(encoder, samples, num_tokens)
+
+    monkeypatch.setattr(AudioEncoder, "features", noted)
+    stereo = recording(1.2, rate=44100, channels=2)
+    sound.write(tmp_path / "stereo.wav", stereo)
+    for audio in (stereo, tmp_path / "stereo.wav", str(tmp_path / "stereo.wav")):
+        listening.describe(audio, "x", max_new_tokens=1, progress=False)
+    mono = sound.resample(stereo, 16000).samples.mean(0)
+    assert all(np.allclose(one, mono, atol=1e-6) for one in heard)
+    assert len(heard) == 3
+
+
+def test_a_story_goes_on_from_a_recording(listening, writes, prompts):
+    writes(storyline(1.5, 1.2))
+    told = listening.continue_story(recording(2.5), "and then?", total_seconds=3.0, seed=4, progress=False)
+    assert [event.caption for event in told.storyline.events] == ["sound 0", "sound 1"]
+    assert told.story.num_samples == 3 * RATE
+    assert told.rendering.seed == 4
+
+
+def test_a_continuation_is_asked_for_with_its_recording(listening, prompts):
+    with pytest.raises(StoryError):
+        listening.continue_story(
+            recording(1.0), "and then?", total_seconds=3.0, max_new_tokens=2, guidance=1.0, progress=False
+        )
+    instruction = Instruction(text="and then?", total_seconds=3.0)
+    assert prompts == [script.prompt(instruction, tiny.vocabulary(), num_listening=tiny.NUM_LISTENING)]
+
+
+def test_an_instructions_own_recording_is_heard(listening, prompts, tmp_path):
+    sound.write(tmp_path / "opening.wav", recording(1.0))
+    instruction = Instruction(text="and then?", audio=tmp_path / "opening.wav")
+    with pytest.raises(StoryError):
+        listening(instruction, max_new_tokens=2, progress=False)
+    assert prompts[0].count(tiny.vocabulary().listening) == tiny.NUM_LISTENING
+
+
+def test_a_given_continuation_is_the_plan_that_writing_it_gives(listening, writes):
+    story, opening = storyline(1.5, 1.2), recording(2.5)
+    asked = Instruction(text="and then?", total_seconds=2.7)
+    writes(story)
+    written = listening.plan(asked, audio=opening, progress=False)
+    given = listening.plan_from_storyline(story, asked, opening)
+    assert_close(given.bridge_tokens.semantic, written.bridge_tokens.semantic, rtol=1e-4, atol=1e-5)
+    assert_close(given.bridge_tokens.residual, written.bridge_tokens.residual, rtol=1e-4, atol=1e-5)
+    deaf = listening.plan_from_storyline(story, asked)
+    assert (given.bridge_tokens.semantic - deaf.bridge_tokens.semantic).abs().max() > 1e-4
+
+
+def test_listening_leaves_stories_from_words_as_they_are(pipeline, listening):
+    told = [one.render(plan_of(one, 1.5), progress=False) for one in (pipeline, listening)]
+    assert (samples(told[0]) == samples(told[1])).all()
+
+
+@pytest.mark.parametrize(("rate", "channels", "seconds"), [(16000, 1, 2.5), (44100, 2, 1.2), (800, 1, 0.3)])
+def test_opening_and_continuation_are_one_cross_faded_sound(listening, rate, channels, seconds):
+    told = listening.render(plan_of(listening, 1.5, 1.0), progress=False)
+    opening = recording(seconds, rate, channels)
+    whole = told.after(opening)
+    fade = int(min(0.5, seconds) * RATE)
+    assert (whole.sample_rate, whole.num_channels) == (RATE, 1)
+    assert whole.num_samples == math.ceil(seconds * RATE) + told.story.num_samples - fade
+    begins = whole.num_samples - told.story.num_samples
+    before = sound.resample(opening, RATE).samples.mean(0)
+    assert np.allclose(whole.samples[0, :begins], before[:begins], atol=1e-6)
+    assert np.allclose(whole.samples[0, begins + fade :], samples(told)[0, fade:], atol=1e-6)
+
+
+def test_a_mono_opening_takes_on_the_channels_of_its_continuation(listening):
+    told = listening.render(plan_of(listening, 1.5), progress=False)
+    stereo = replace(told, story=Waveform(samples=np.repeat(samples(told), 2, axis=0), sample_rate=RATE))
+    whole = stereo.after(recording(1.0))
+    assert whole.num_channels == 2
+    assert (whole.samples[0] == whole.samples[1]).all()
+
+
+@pytest.mark.parametrize("part", ["audio_encoder", "listener_projector"])
+def test_a_model_that_cannot_listen_says_what_it_lacks(pipeline, part):
+    parts = {"audio_encoder": tiny.audio_encoder(), "listener_projector": tiny.listener_projector()}
+    del parts[part]
+    common = (pipeline.planner, pipeline.vocabulary, pipeline.bridge, pipeline.dit, pipeline.codec)
+    half = AudioStoryPipeline(*common, **parts)
+    assert half.max_heard_seconds == 0
+    for deaf, lacking in ((half, part), (pipeline, "audio_encoder and no listener_projector")):
+        with pytest.raises(ValueError, match=f"this model cannot listen: it has no {lacking};"):
+            deaf.describe(recording(1.0), progress=False)
+        with pytest.raises(ValueError, match="cannot listen"):
+            deaf.continue_story(recording(1.0), "and then?", progress=False)
+
+
+def test_parts_of_another_listener_are_refused(pipeline):
+    common = (pipeline.planner, pipeline.vocabulary, pipeline.bridge, pipeline.dit, pipeline.codec)
+    projector = type(tiny.listener_projector())
+    narrow = projector(audio_width=8, planner_width=tiny.PLANNER_WIDTH, num_tokens=2)
+    with pytest.raises(ValueError, match="audio encoder width and listener: 16 and 8"):
+        AudioStoryPipeline(*common, audio_encoder=tiny.audio_encoder(), listener_projector=narrow)
+    wide = projector(audio_width=16, planner_width=7, num_tokens=2)
+    with pytest.raises(ValueError, match="planner width and listener: 32 and 7"):
+        AudioStoryPipeline(*common, listener_projector=wide)
+
+
+def test_a_recording_of_any_length_up_to_the_limit_is_heard(listening, monkeypatch):
+    monkeypatch.setattr(listening.planner.qwen.config, "max_position_embeddings", 800)
+    assert listening.max_heard_seconds == (400 - 256) // tiny.NUM_LISTENING * tiny.WINDOW_SECONDS == 36
+    assert isinstance(listening.describe(recording(36.0), max_new_tokens=1, progress=False), str)
+    message = r"lasts 36\.1 s and this model hears at most 36 s \(4 tokens for every 1 s, .* room for 144\)"
+    monkeypatch.setattr(AudioEncoder, "features", lambda *_: pytest.fail("heard all the same"))
+    with pytest.raises(ValueError, match=message):
+        listening.describe(recording(36.1), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("audio", "wrong", "message"),
+    [
+        (Waveform(samples=np.zeros((1, 0), np.float32), sample_rate=16000), {}, "the recording is empty"),
+        (Waveform(samples=np.full((1, 9), np.nan), sample_rate=16000), {}, "samples that are not numbers"),
+        ("nowhere.wav", {}, "no audio file at nowhere.wav"),
+        (recording(1.0), {"max_new_tokens": 0}, "max_new_tokens must be"),
+        (recording(1.0), {"instruction": " "}, "instruction is empty"),
+        (recording(1.0), {"instruction": "<video_padding>"}, "special token <video_padding>"),
+        (recording(1.0), {"instruction": "rain " * 2000}, "shorten it"),
+        (recording(1.0), {"steps": 0}, "steps must be"),
+        (recording(1.0), {"total_seconds": -1.0}, "1 to 600 seconds"),
+    ],
+)
+def test_a_recording_or_a_wish_that_cannot_be_meant_is_refused_before_listening(
+    listening, monkeypatch, audio, wrong, message
+):
+    monkeypatch.setattr(AudioEncoder, "features", lambda *_: pytest.fail("heard all the same"))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        listening.continue_story(audio, **{"instruction": "and then?", "progress": False, **wrong})
+
+
+@pytest.mark.parametrize("question", ["", "what is <|gen|>?"])
+def test_a_question_that_cannot_be_asked_is_refused_before_listening(listening, monkeypatch, question):
+    monkeypatch.setattr(AudioEncoder, "features", lambda *_: pytest.fail("heard all the same"))
+    with pytest.raises(ValueError, match=r"question is empty|special token"):
+        listening.describe(recording(1.0), question, progress=False)
+
+
+def test_offloading_moves_the_listener_too(listening, writes):
+    parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
+    offloaded = AudioStoryPipeline(*parts, listening.settings, tiny.audio_encoder(), tiny.listener_projector())
+    offloaded.enable_model_cpu_offload(device="cpu")
+    moved = []
+    for name in ("audio_encoder", "listener_projector", "planner", "bridge", "dit", "codec"):
+        hook = getattr(offloaded, name)._hf_hook
+        hook.pre_forward = _noted(hook.pre_forward, name, moved)
+    writes(storyline(1.5, 1.2))
+    told = offloaded.continue_story(recording(1.0), "x", progress=False)
+    assert list(dict.fromkeys(moved)) == [
+        "audio_encoder", "listener_projector", "planner", "bridge", "dit", "codec"
+    ]  # fmt: skip
+    writes(storyline(1.5, 1.2))
+    assert (samples(told) == samples(listening.continue_story(recording(1.0), "x", progress=False))).all()
 
 
 # What is refused, before any work

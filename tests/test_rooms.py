@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "model": {"story", "sound"},
     "weights": {"model", "story"},
     "dataset": {"story", "sound", "model.inputs"},
-    "training": {"dataset", "model", "weights", "story", "sound"},
+    "training": {"dataset", "model", "weights", "story", "sound", "picture"},
     "pipeline": {"story", "model", "sound", "weights", "timeline", "story_audio"},
     "parity": {"story", "model", "sound", "weights", "timeline", "pipeline"},
     "story_files": {"pipeline", "sound", "picture"},
@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
 COMMANDS = {"train", "evaluate", "scripts"}
 WITHOUT_TORCH = [
     *("sound.py", "timeline.py", "story_audio.py", "story", "soundworld", "dataset/manifest.py", "training/stages.py"),
-    *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report")),
+    *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening")),
 ]
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -1,4 +1,5 @@
-"""What was asked, what was told, and what was heard: one truth per line of a manifest, one folder per told story.
+"""What was asked, what was told, and what was heard: one truth per line of a manifest, one folder per told story. A
+truth may be a continuation: what follows an opening that is heard.
 
 A told story is what `evaluate/inference.py` writes: `storyline.json`, `story.wav` and one WAV per event. Any other
 system takes part by writing the same files. No torch here.
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from audiostory.soundworld.phrases import canonical_caption
+from audiostory.soundworld.sounds import Sound
 from audiostory.story.types import Event, Instruction, Storyline
 
 PITCHLESS = "none"  # the register of a sound that has no pitch
@@ -32,12 +35,18 @@ class TrueEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class TrueStory:
-    """A row of the manifest: what a person asks, the storyline that answers it, and what is heard in its events."""
+    """A row of the manifest: what a person asks, the storyline that answers it, and what is heard in its events.
+
+    Of a continuation, `opening` has the captions of what is heard before, and `references` tells for each event which
+    of these comes again; None for one that the instruction names.
+    """
 
     id: str
     instruction: Instruction
     storyline: Storyline
     events: tuple[TrueEvent, ...]
+    opening: tuple[str, ...] = ()
+    references: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +114,10 @@ def as_told(truth: TrueStory, clips: Sequence[Path]) -> ToldStory:
 
 
 def _truth(row: Mapping[str, Any], folder: Path) -> TrueStory:
+    if "answer" in row:
+        raise ValueError("it asks a question: benchmark.listening.read_questions reads those")
     world, rows = row["world"], row["events"]
-    total = row["total_seconds"]
+    total, heard = row["total_seconds"], row.get("heard")
     words = ("caption", "story_detail", "sound_detail")
     planned = (
         Event(seconds=float(event["seconds"]), start=float(event["start"]), **{word: event[word] for word in words})
@@ -114,7 +125,11 @@ def _truth(row: Mapping[str, Any], folder: Path) -> TrueStory:
     )
     return TrueStory(
         id=row["id"],
-        instruction=Instruction(text=row["instruction"], total_seconds=None if total is None else float(total)),
+        instruction=Instruction(
+            text=row["instruction"],
+            total_seconds=None if total is None else float(total),
+            audio=folder / heard if heard else None,
+        ),
         storyline=Storyline(summary=row["summary"], events=tuple(planned)),
         events=tuple(
             TrueEvent(
@@ -126,4 +141,6 @@ def _truth(row: Mapping[str, Any], folder: Path) -> TrueStory:
             )
             for event, sound in zip(rows, world["sounds"], strict=True)
         ),
+        opening=tuple(canonical_caption(Sound(**sound)) for sound in world.get("opening", ())),
+        references=tuple(world.get("references", ())),
     )

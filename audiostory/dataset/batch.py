@@ -5,34 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from audiostory.dataset.sample import ClipSample, Crop, Sample
-from audiostory.model.inputs import ClipBatch, StoryBatch, WaveformBatch
+from audiostory.dataset.sample import ClipSample, Crop, Sample, Window
+from audiostory.model.inputs import ClipBatch, HearingBatch, StoryBatch, WaveformBatch
 
 
 def collate(samples: Sequence[Sample]) -> StoryBatch:
-    """Rows of any number of events. Latents or teacher states that one sample lacks are lacking in the batch."""
+    """Rows of any number of events, with or without a recording in their instruction.
+
+    Latents or teacher states that one row with events lacks are lacking in the batch.
+    """
     events = [(row, event) for row, sample in enumerate(samples) for event in range(len(sample.script.slots))]
     slots = [samples[row].script.slots[event] for row, event in events]
+    num_semantic, num_residual = samples[0].bridge_sizes
     ids = pad_sequence([torch.tensor(sample.script.ids) for sample in samples], batch_first=True)
     lengths = torch.tensor([len(sample.script.ids) for sample in samples])
-    latents = _joined([sample.latents for sample in samples])
-    teacher = _joined([sample.teacher for sample in samples])
+    latents = _joined([sample.latents for sample in samples if sample.script.slots])
+    teacher = _joined([sample.teacher for sample in samples if sample.script.slots])
     return StoryBatch(
         ids=ids,
         attention=torch.arange(ids.shape[1]) < lengths[:, None],
         roles=pad_sequence([torch.tensor(sample.script.roles) for sample in samples], batch_first=True),  # 0: prompt
-        event_row=torch.tensor([row for row, _ in events]),
-        semantic_slots=torch.tensor([list(slot.semantic) for slot in slots]),
-        residual_slots=torch.tensor([list(slot.residual) for slot in slots]),
+        event_row=_whole([row for row, _ in events]),
+        semantic_slots=_whole([list(slot.semantic) for slot in slots]).reshape(-1, num_semantic),
+        residual_slots=_whole([list(slot.residual) for slot in slots]).reshape(-1, num_residual),
         seconds=torch.tensor([seconds for sample in samples for seconds in sample.seconds]),
-        frames=torch.tensor([0] * len(events) if latents is None else [len(one) for one in latents]),
+        frames=_whole([0] * len(events) if latents is None else [len(one) for one in latents]),
         latents=None if latents is None else pad_sequence(latents, batch_first=True),
         teacher=None if teacher is None else torch.stack(teacher),
+        **_recordings(samples),
         sample_ids=tuple(sample.id for sample in samples),
     )
+
+
+def _recordings(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """The windows of all rows' recordings on one axis, and where each is heard; nothing where no row has one."""
+    holding = [(row, sample.script, one) for row, sample in enumerate(samples) if (one := sample.features) is not None]
+    if not holding:
+        return {}
+    return {
+        "audio_features": torch.cat([features for _, _, features in holding]),
+        "audio_row": _whole([row for row, _, features in holding for _ in features]),
+        "audio_slots": torch.cat([_whole(script.listening).reshape(one.shape[:2]) for _, script, one in holding]),
+    }
 
 
 def collate_clips(samples: Sequence[ClipSample], text_ids: Tensor, text_attention: Tensor) -> ClipBatch:
@@ -47,6 +65,21 @@ def collate_clips(samples: Sequence[ClipSample], text_ids: Tensor, text_attentio
     )
 
 
+def collate_hearing(
+    windows: Sequence[Window], log_mel: Float[Tensor, "N F X"], text_ids: Tensor, text_attention: Tensor
+) -> HearingBatch:
+    """`log_mel` are the windows' spectrograms, `text_ids` and `text_attention` [S M] all their events' captions."""
+    events = [(row, event) for row, window in enumerate(windows) for event in window.events]
+    return HearingBatch(
+        log_mel=log_mel,
+        event_row=_whole([row for row, _ in events]),
+        spans=torch.tensor([(event.start, event.end) for _, event in events]).reshape(-1, 2),
+        text_ids=text_ids,
+        text_attention=text_attention,
+        sample_ids=tuple(event.id for _, event in events),
+    )
+
+
 def collate_crops(crops: Sequence[Crop]) -> WaveformBatch:
     return WaveformBatch(
         samples=torch.stack([torch.from_numpy(crop.samples) for crop in crops]),
@@ -54,10 +87,11 @@ def collate_crops(crops: Sequence[Crop]) -> WaveformBatch:
     )
 
 
-def fill(batch: StoryBatch | ClipBatch | WaveformBatch) -> tuple[int, int]:
+def fill(batch: StoryBatch | ClipBatch | WaveformBatch | HearingBatch) -> tuple[int, int]:
     """How many script tokens and latent frames of a batch are content, and for how many it has room."""
-    if isinstance(batch, WaveformBatch):
-        return batch.samples.numel(), batch.samples.numel()
+    if isinstance(batch, WaveformBatch | HearingBatch):  # windows are equally long
+        size = (batch.samples if isinstance(batch, WaveformBatch) else batch.log_mel).numel()
+        return size, size
     content, room = 0, 0
     if isinstance(batch, StoryBatch):
         content, room = int(batch.attention.sum()), batch.attention.numel()
@@ -67,6 +101,11 @@ def fill(batch: StoryBatch | ClipBatch | WaveformBatch) -> tuple[int, int]:
 
 
 def _joined(per_sample: Sequence[tuple[Tensor, ...] | None]) -> list[Tensor] | None:
-    if any(tensors is None for tensors in per_sample):
+    if not per_sample or any(tensors is None for tensors in per_sample):
         return None
     return [tensor for tensors in per_sample for tensor in tensors or ()]
+
+
+def _whole(numbers: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+    """Of nothing too: torch would take an empty list for floats."""
+    return torch.tensor(numbers, dtype=torch.long)

@@ -1,8 +1,9 @@
 """Reads a manifest: one story per line of JSON, with its events and, where there are any, their recordings.
 
-The first hop of a training sample. The format is written down in `data/README.md`. A row that cannot be used is named
-with file, line and reason and left out; when too many are, that is an error, because then something is wrong with the
-corpus. No torch here.
+A row may hold a recording that is heard before: its events are then what follows, or in their place stands the answer
+to a question about it. The first hop of a training sample. The format is written down in `data/README.md`. A row that
+cannot be used is named with file, line and reason and left out; when too many are, that is an error, because then
+something is wrong with the corpus. No torch here.
 """
 
 from __future__ import annotations
@@ -33,12 +34,18 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a manifest. `clips` has one entry per event, in order."""
+    """One line of a manifest. `clips` has one entry per event, in order.
+
+    `heard_key` is the path, as the manifest has it, of the recording that the instruction holds; its features are
+    stored under that name. A row with an `answer` asks a question: it has no events.
+    """
 
     id: str
     instruction: Instruction
     storyline: Storyline
     clips: tuple[Clip, ...]
+    answer: str = ""
+    heard_key: str | None = None
 
     def clip_key(self, index: int) -> str:
         """The name under which an event's latents are stored, such as "train-000012/0"."""
@@ -109,21 +116,26 @@ def parse(data: Any, folder: Path) -> Row:
     """One row from its JSON object; audio paths are relative to `folder`. Raises ValueError saying what is wrong."""
     if not isinstance(data, dict):
         raise ValueError(f"a row must be a JSON object, this is {type(data).__name__}")
-    events = data.get("events")
-    if not isinstance(events, list) or not events:
-        raise ValueError("a row needs a list of at least one event under 'events'")
-    total = data.get("total_seconds")
-    parsed = [_event(event, f"event {index}", folder) for index, event in enumerate(events)]
+    events, has_answer = data.get("events"), data.get("answer") is not None
+    if has_answer and events:
+        raise ValueError("a row has either events or an answer, this has both")
+    if not has_answer and (not isinstance(events, list) or not events):
+        raise ValueError("a row needs a list of at least one event under 'events', or text under 'answer'")
+    total, heard = data.get("total_seconds"), data.get("heard")
+    parsed = [_event(event, f"event {index}", folder) for index, event in enumerate(events or [])]
     return Row(
         id=_text(data, "id", "the row"),
         instruction=Instruction(
             text=_text(data, "instruction", "the row"),
             total_seconds=None if total is None else _seconds(data, "total_seconds", "the row"),
+            audio=None if heard is None else folder / _text(data, "heard", "the row"),
         ),
         storyline=Storyline(
             summary=_text(data, "summary", "the row", needed=False), events=tuple(event for event, _ in parsed)
         ),
         clips=tuple(clip for _, clip in parsed),
+        answer=_text(data, "answer", "the row") if has_answer else "",
+        heard_key=heard,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audiostory import sound
 from audiostory.dataset.manifest import Row
-from audiostory.dataset.store import Store
+from audiostory.dataset.store import Tensors
 from audiostory.story import script
 from audiostory.story.types import Script
 from audiostory.story.vocabulary import Vocabulary
@@ -19,13 +19,19 @@ from audiostory.story.vocabulary import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A story ready to be put in a batch: per event its clip's seconds, latents [T Z] and teacher states [M C]."""
+    """A script ready to be put in a batch: per event its clip's seconds, latents [T Z] and teacher states [M C].
+
+    `bridge_sizes` are the numbers of semantic and residual tokens, which a script without events does not show.
+    `features` are those of the recording that the instruction holds, by windows.
+    """
 
     id: str
     script: Script
     seconds: tuple[float, ...]
     latents: tuple[Tensor, ...] | None
     teacher: tuple[Tensor, ...] | None
+    bridge_sizes: tuple[int, int]
+    features: Float[Tensor, "n K W"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +51,56 @@ class Crop:
     samples: Float[np.ndarray, "A W"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeardEvent:
+    """An event inside a window: when it is heard, in seconds from the window's beginning."""
+
+    id: str
+    caption: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A stretch of sound with the events that are heard in it, as the audio encoder's pre-training sees it."""
+
+    samples: Float[np.ndarray, W]
+    events: tuple[HeardEvent, ...]
+
+
 def build(
-    row: Row, vocabulary: Vocabulary, store: Store | None, *, latents: bool = True, teacher: bool = True
+    row: Row, vocabulary: Vocabulary, store: Tensors | None, *, latents: bool = True, teacher: bool = True
 ) -> Sample:
-    """A row with what its losses need; without a store there are neither latents nor teacher states."""
+    """A row with what its losses need; without a store there are neither latents nor teacher states.
+
+    Its script is a story's, with a recording that of what follows it, or that of a question and its answer. ValueError
+    for a row with a recording whose features the store does not have.
+    """
+    features = None
+    if row.heard_key is not None:
+        if store is None:
+            raise ValueError(
+                f"row {row.id} holds the recording {row.heard_key}, and there is no store with its features; make one "
+                "with scripts/encode_latents.py --audio_encoder and name its folder in data.sources"
+            )
+        features = store.features(row.heard_key)
+    num_listening = 0 if features is None else features.shape[0] * features.shape[1]
+    if row.answer:
+        written = script.write_answer(row.instruction, row.answer, vocabulary, num_listening)
+    else:
+        written = script.write(row.instruction, row.storyline, vocabulary, num_listening=num_listening)
     events = row.storyline.events
     return Sample(
         id=row.id,
-        script=script.write(row.instruction, row.storyline, vocabulary),
+        script=written,
         seconds=tuple(clip.seconds for clip in row.clips),
         latents=tuple(store.latents(row.clip_key(index)) for index in range(len(events)))
         if store and latents
         else None,
         teacher=tuple(store.teacher(event.caption) for event in events) if store and teacher else None,
+        bridge_sizes=(len(vocabulary.semantic_ids), len(vocabulary.residual_ids)),
+        features=features,
     )
 
 

@@ -90,10 +90,17 @@ class AudioStory(nn.Module):
         return [*self.planner.qwen.model.layers, *self.dit.blocks]
 
     def heard(self, batch: StoryBatch) -> Float[Tensor, "B L H"] | None:
-        """The embeddings with the recordings at their places; None when the instructions are words alone."""
+        """The embeddings with the recordings at their places; None when the instructions are words alone.
+
+        ValueError when a model without a listener is given recordings.
+        """
         if batch.audio_features is None:
             return None
-        assert self.listener_projector is not None, "the batch holds recordings and the model has no listener"
+        if self.listener_projector is None:
+            raise ValueError(
+                f"the rows {', '.join(batch.sample_ids[:3])} ... hold recordings, and the model has no "
+                "listener_projector; give it one, or leave those rows out"
+            )
         assert batch.audio_row is not None
         assert batch.audio_slots is not None
         embeddings = self.planner.embed(batch.ids)

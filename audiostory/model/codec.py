@@ -1,9 +1,10 @@
 """The codec: sound to latents and back. It ends a story, and it begins a training corpus (latents are made once).
 
-A diffusers AutoencoderOobleck does the work, behind one of two fronts. The waveform front gives it the samples, as the
-released system does. The spectrogram front gives it compressed magnitudes of a short-time Fourier transform, and finds
-the phase again by fast Griffin-Lim: it learns in minutes on a CPU what a waveform codec needs a GPU for, at a cost in
-sound. Outside this file latents are [S T Z] and normalised per channel; the Oobleck's own are [S Z T] and raw.
+A diffusers AutoencoderOobleck does the work, behind one of three fronts. The waveform front gives it the samples, as
+the released system does. The other two give it compressed magnitudes of a short-time Fourier transform, and learn in
+minutes on a CPU what a waveform codec needs a GPU for: the spectrogram front finds the phase again by fast Griffin-Lim,
+the vocoder front has a network make it (vocoder.py).
+Outside this file latents are [S T Z] and normalised per channel; the Oobleck's own are [S Z T] and raw.
 
 The Oobleck is weight-normalised in the old way (weight_g, weight_v), so released files load strictly into `codec.vae`.
 Therefore `copy.deepcopy` of a codec fails: build another from `codec.config` and load the state dict.
@@ -24,12 +25,21 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from audiostory.model import vocoder
 from audiostory.model.inputs import Losses, WaveformBatch
 
 # The spectrogram front: 32 ms windows every 10 ms at 16 kHz; without the Nyquist bin the bins are a round number.
 N_FFT, FRAME_HOP, NUM_BINS = 512, 160, 256
 EXPONENT, GAIN, SHIFT, FLOOR = 0.35, 1.5, 0.3, 1e-6  # compressed = GAIN * (magnitude + FLOOR)**EXPONENT - SHIFT
 GRIFFIN_LIM_ITERATIONS, MOMENTUM = 40, 0.99
+
+# What the Oobleck sees of each front: samples per step, and channels; None for those of the sound.
+FRONTS = {
+    "waveform": (1, None),
+    "spectrogram": (FRAME_HOP, NUM_BINS),
+    "vocoder": (vocoder.FRAME_HOP, vocoder.NUM_BINS),
+}
+PHASE_SHARE = 4  # the phase is learnt from one clip in so many of a batch: it sees 257 examples per frame
 
 LOSS_WINDOWS = (2048, 512, 128)  # of the waveform front's spectral losses, in samples
 
@@ -38,7 +48,8 @@ class Codec(ModelMixin, ConfigMixin):
     """Samples [S A W] <-> latents [S T Z]; T = num_frames(W), `hop` samples per latent frame.
 
     Args:
-        front: "waveform", or "spectrogram" (mono; the Oobleck then works at sample_rate / 160 frames per second).
+        front: "waveform", or "spectrogram" or "vocoder" (mono; the Oobleck then works at sample_rate / 160 frames per
+            second).
         downsampling_ratios: even strides; their product is the hop, in samples or in spectrogram frames.
         encoder_hidden_size: twice `latent_channels`, because the encoder's last layer gives a mean and a scale.
     """
@@ -58,16 +69,18 @@ class Codec(ModelMixin, ConfigMixin):
         latent_channels: int = 64,
     ):
         super().__init__()
-        if front not in ("waveform", "spectrogram"):
-            raise ValueError(f'front is "waveform" or "spectrogram", got {front!r}')
-        if front == "spectrogram" and audio_channels != 1:
-            raise ValueError(f"the spectrogram front is mono, got audio_channels={audio_channels}; mix the sound down")
-        frame_hop = 1 if front == "waveform" else FRAME_HOP
+        if front not in FRONTS:
+            raise ValueError(f"front is one of {', '.join(FRONTS)}, got {front!r}")
+        if front != "waveform" and audio_channels != 1:
+            raise ValueError(f"the {front} front is mono, got audio_channels={audio_channels}; mix the sound down")
+        frame_hop, num_bins = FRONTS[front]
         self.front = front
         self.sample_rate = sample_rate
         self.hop = frame_hop * math.prod(downsampling_ratios)
         self.frame_rate = sample_rate / self.hop
         self.context_frames = _context_frames(downsampling_ratios)
+        if front == "vocoder":
+            self.context_frames += math.ceil(vocoder.PHASE_CONTEXT / math.prod(downsampling_ratios))
         with warnings.catch_warnings():  # that torch deprecates this weight norm is no news to our users
             warnings.simplefilter("ignore", FutureWarning)
             self.vae = AutoencoderOobleck(
@@ -76,9 +89,10 @@ class Codec(ModelMixin, ConfigMixin):
                 channel_multiples=list(channel_multiples),
                 decoder_channels=decoder_channels,
                 decoder_input_channels=latent_channels,
-                audio_channels=audio_channels if front == "waveform" else NUM_BINS,
+                audio_channels=num_bins or audio_channels,
                 sampling_rate=sample_rate // frame_hop,
             )
+        self.phase = vocoder.PhasePredictor() if front == "vocoder" else None
         self.register_buffer("latent_mean", torch.zeros(latent_channels))
         self.register_buffer("latent_std", torch.ones(latent_channels))
 
@@ -100,8 +114,8 @@ class Codec(ModelMixin, ConfigMixin):
         """Float32 samples: all T * hop of them, or the first `num_samples` at the cost of little more than those.
 
         A shortened decode takes all latents that reach into the kept samples (SPEC 7: 10 more at full size), so the
-        Oobleck's output there is that of a full decode, and with the waveform front so is the sound. The spectrogram
-        front keeps the magnitudes and finds a phase of its own, since Griffin-Lim looks at the whole clip.
+        Oobleck's output there is that of a full decode, and so is the sound, but for the spectrogram front: it keeps
+        the magnitudes and finds a phase of its own, since Griffin-Lim looks at the whole clip.
         """
         whole = latents.shape[1] * self.hop
         num_samples = whole if num_samples is None else num_samples
@@ -110,8 +124,7 @@ class Codec(ModelMixin, ConfigMixin):
         kept = latents[:, : self.num_frames(num_samples) + self.context_frames]
         raw = (kept * self.latent_std + self.latent_mean).mT
         frames = self.vae.decoder(raw.to(self.dtype).contiguous()).float()
-        samples = frames if self.front == "waveform" else griffin_lim(expand(frames)).unsqueeze(1)
-        return samples[..., :num_samples]
+        return self._samples(frames)[..., :num_samples]
 
     def posterior(self, samples: Float[Tensor, "S A W"]) -> OobleckDiagonalGaussianDistribution:
         """Over raw latents, channels first, float32: .mean and .std [S Z T], .sample(), .mode(), .kl()."""
@@ -127,16 +140,22 @@ class Codec(ModelMixin, ConfigMixin):
     def losses(self, batch: WaveformBatch, generator: torch.Generator | None = None) -> Losses:
         """One pass through the bottleneck, with a draw from the posterior; float32 under autocast too.
 
-        Both fronts: kl, summed over channels. Spectrogram front, on compressed frames: reconstruction_l1, _mse and
-        _relative. Waveform front: waveform_l1, stft_l1 (log magnitudes) and stft_convergence, means over LOSS_WINDOWS.
-        The relative ones divide by the whole batch's energy: per clip, quiet clips would rule the gradient.
+        All fronts: kl, summed over channels. Waveform front: waveform_l1, stft_l1 (log magnitudes) and
+        stft_convergence, means over LOSS_WINDOWS. The others, on compressed frames: reconstruction_l1, _mse and
+        _relative. Vocoder front: phase too, from which only `phase` learns, the magnitudes not. The relative ones
+        divide by the whole batch's energy: per clip, quiet clips would rule the gradient.
         """
         frames = self._frames(batch.samples)
         posterior = self._posterior(frames)
         rebuilt = self.vae.decoder(posterior.sample(generator).to(self.dtype)).float()
-        parts = _frame_losses if self.front == "spectrogram" else _waveform_losses
+        named = {}
+        if self.phase is not None:
+            chosen = slice(math.ceil(len(frames) / PHASE_SHARE))
+            truth = vocoder.spectrum(self._padded(batch.samples)[chosen, 0])
+            named["phase"] = self.phase.loss(rebuilt[chosen].detach().to(self.dtype), truth)
+        parts = _waveform_losses if self.front == "waveform" else _frame_losses
         with torch.autocast(frames.device.type, enabled=False):
-            return Losses(named={**parts(rebuilt, frames.float()), "kl": posterior.kl()})
+            return Losses(named={**parts(rebuilt, frames.float()), **named, "kl": posterior.kl()})
 
     def forward(self, batch: WaveformBatch, generator: torch.Generator | None = None) -> Losses:
         """`losses`, under the name that wrappers for distributed training hook into."""
@@ -147,8 +166,22 @@ class Codec(ModelMixin, ConfigMixin):
 
     def _frames(self, samples: Float[Tensor, "S A W"]) -> Float[Tensor, "S _ _"]:
         """What the Oobleck sees: the samples or their compressed spectrogram, filled up to whole latent frames."""
-        padded = nn.functional.pad(samples, (0, self.num_frames(samples.shape[-1]) * self.hop - samples.shape[-1]))
-        return padded if self.front == "waveform" else compress(stft(padded[:, 0]).abs())
+        padded = self._padded(samples)
+        if self.front == "waveform":
+            return padded
+        return compress((stft if self.front == "spectrogram" else vocoder.spectrum)(padded[:, 0]).abs())
+
+    def _samples(self, frames: Float[Tensor, "S _ _"]) -> Float[Tensor, "S A W"]:
+        """The way back."""
+        if self.front == "waveform":
+            return frames
+        if self.phase is None:
+            return griffin_lim(expand(frames)).unsqueeze(1)
+        directions = self.phase.directions(frames.to(self.dtype))
+        return vocoder.samples_of(expand(frames) * directions).unsqueeze(1)
+
+    def _padded(self, samples: Float[Tensor, "S A W"]) -> Float[Tensor, "S A _"]:
+        return nn.functional.pad(samples, (0, self.num_frames(samples.shape[-1]) * self.hop - samples.shape[-1]))
 
     def _posterior(self, frames: Tensor) -> OobleckDiagonalGaussianDistribution:
         return OobleckDiagonalGaussianDistribution(self.vae.encoder(frames.to(self.dtype)).float())

@@ -2,8 +2,8 @@
 
 Shape letters: B rows, L script tokens, S events of all rows together (`event_row` leads back to the row), M semantic
 and R residual tokens per event, N condition tokens, H planner width, C condition width, T latent frames, Z latent
-channels, A audio channels, W waveform samples. For audio in the instruction: N recordings, T frames, W features, K
-listening tokens each.
+channels, A audio channels, W waveform samples. For audio that is heard: N windows of recordings, F mel bands and X
+frames of their spectrograms, T frames of W features that the encoder makes of them, K listening tokens per window.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class StoryBatch(Movable):
     frames: Int[Tensor, S]
     latents: Float[Tensor, "S T Z"] | None = None
     teacher: Float[Tensor, "S M C"] | None = None
-    audio_features: Float[Tensor, "N T W"] | None = None  # of the recordings that instructions hold
+    audio_features: Float[Tensor, "N T W"] | None = None  # of the recordings that instructions hold, all windows
     audio_row: Int[Tensor, N] | None = None
-    audio_slots: Int[Tensor, "N K"] | None = None  # the tokens that the recording is heard at
+    audio_slots: Int[Tensor, "N K"] | None = None  # the tokens that a window is heard at
     sample_ids: tuple[str, ...] = ()  # one per row, for error messages
 
 
@@ -63,6 +63,18 @@ class WaveformBatch(Movable):
 
     samples: Float[Tensor, "S A W"]
     sample_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HearingBatch(Movable):
+    """Windows of sound and the events heard in them: what the audio encoder eats in its pre-training."""
+
+    log_mel: Float[Tensor, "N F X"]
+    event_row: Int[Tensor, S]  # the window of each event
+    spans: Float[Tensor, "S 2"]  # its start and end in seconds from the beginning of its window
+    text_ids: Int[Tensor, "S M"]
+    text_attention: Bool[Tensor, "S M"]
+    sample_ids: tuple[str, ...] = ()  # one per event
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -184,6 +184,24 @@ class Planner(nn.Module):
     def embed(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L H"]:
         return self.qwen.model.embed_tokens(ids)
 
+    def hear(
+        self, ids: Sequence[int], vocabulary: Vocabulary, heard: Float[Tensor, "P H"] | None = None
+    ) -> Float[Tensor, "1 L H"]:
+        """The embeddings of a row of ids, with the tokens of its recording at its listening places, in order.
+
+        ValueError unless there are as many of both.
+        """
+        row = torch.tensor([list(ids)], device=self.device)
+        places = row == vocabulary.listening
+        num_places, num_heard = int(places.sum()), 0 if heard is None else len(heard)
+        if num_places != num_heard:
+            raise ValueError(
+                f"the script listens at {num_places} places and its recording has {num_heard} tokens; write the script "
+                "with num_listening as many as the recording has"
+            )
+        embeddings = self.embed(row)
+        return embeddings if heard is None else embeddings.masked_scatter(places[..., None], heard.to(embeddings))
+
     def states(
         self, ids: Int[Tensor, "B L"], embeddings: Float[Tensor, "B L H"] | None = None
     ) -> Float[Tensor, "B L H"]:
@@ -204,6 +222,7 @@ class Planner(nn.Module):
         prompt_ids: Sequence[int],
         vocabulary: Vocabulary,
         *,
+        heard: Float[Tensor, "P H"] | None = None,
         max_new_tokens: int = 1600,
         repetition_penalty: float = 1.0,
         free_bridge_score: float = -math.inf,
@@ -214,8 +233,8 @@ class Planner(nn.Module):
 
         Ends after a stop id, or unfinished before the token or block that would exceed `max_new_tokens`. The repetition
         penalty, 1.05 in the release, is over prompt and answer (SPEC 4); for `free_bridge_score` see WritingRules.
-        `choose` picks the next id from the scores; `on_tokens` hears the ids just written. ValueError for a prompt or a
-        vocabulary that does not fit.
+        `heard` are the tokens of the prompt's recording. `choose` picks the next id from the scores; `on_tokens` is
+        told the ids just written. ValueError for a prompt, a recording or a vocabulary that does not fit.
         """
         assert not self.training, "write() needs planner.eval(): LoRA's dropout would be written along"
         self._check(prompt_ids, vocabulary, repetition_penalty)
@@ -223,7 +242,7 @@ class Planner(nn.Module):
             vocabulary, repetition_penalty, self.qwen.config.vocab_size, self.device, free_bridge_score
         )
         cache = DynamicCache(config=self.qwen.config)
-        states = self._feed(prompt_ids, cache)
+        states = self._feed(self.hear(prompt_ids, vocabulary, heard), cache)
         rules.heed(prompt_ids)
         answer: list[int] = []
         answer_states = [states[:, :0]]
@@ -233,7 +252,7 @@ class Planner(nn.Module):
             piece = (token, *rules.following.get(token, ()))
             if len(answer) + len(piece) > max_new_tokens:
                 break
-            states = self._feed(piece, cache)
+            states = self._feed(self.embed(torch.tensor([piece], device=self.device)), cache)
             rules.heed(piece)
             answer.extend(piece)
             answer_states.append(states)
@@ -243,10 +262,9 @@ class Planner(nn.Module):
         bridge = _bridge_tokens(torch.cat(answer_states, dim=1)[0], answer, vocabulary)
         return Written(ids=tuple(answer), bridge=bridge, finished=finished)
 
-    def _feed(self, ids: Sequence[int], cache: DynamicCache) -> Float[Tensor, "1 L H"]:
-        """Appends ids to what the cache holds; the states at them."""
-        tokens = torch.tensor([list(ids)], device=self.device)
-        return self.qwen.model(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
+    def _feed(self, embeddings: Float[Tensor, "1 L H"], cache: DynamicCache) -> Float[Tensor, "1 L H"]:
+        """Appends tokens to what the cache holds; the states at them."""
+        return self.qwen.model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True).last_hidden_state
 
     def _check(self, prompt_ids: Sequence[int], vocabulary: Vocabulary, repetition_penalty: float) -> None:
         rows = self.qwen.config.vocab_size

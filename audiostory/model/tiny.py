@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
@@ -25,16 +26,19 @@ from audiostory.model.audiostory import AudioStory, TextToAudio
 from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT
-from audiostory.model.inputs import ClipBatch, StoryBatch
+from audiostory.model.hearing import Hearing
+from audiostory.model.inputs import ClipBatch, HearingBatch, StoryBatch
+from audiostory.model.listener import AudioEncoder, AudioEncoderConfig, ListenerProjector
 from audiostory.model.planner import Planner, PlannerConfig
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.story import script
-from audiostory.story.types import Event, Instruction, Role, Storyline
+from audiostory.story.types import Event, Instruction, Role, Script, Storyline
 from audiostory.story.vocabulary import Vocabulary, add_special_tokens
 
 PLANNER_WIDTH, NUM_SEMANTIC, NUM_RESIDUAL = 32, 4, 2
 CONDITION_WIDTH, FEATURE_SCALE = 16, 2.0
 LATENT_CHANNELS, FRAME_RATE, MAX_SECONDS = 8, 25.0, 4.0
+AUDIO_WIDTH, NUM_LISTENING, WINDOW_SECONDS = 16, 4, 1
 
 STORIES: tuple[tuple[Instruction, Storyline], ...] = (
     (
@@ -132,8 +136,29 @@ def text_encoder(seed: int = 0) -> TextEncoder:
     return _seeded(seed, lambda: TextEncoder.random(config, tokenizer))
 
 
-def audiostory(seed: int = 0, condition_dropout: float = 0.0) -> AudioStory:
-    return AudioStory(planner(seed), bridge(seed), dit(seed), condition_dropout=condition_dropout)
+def audio_encoder(seed: int = 0) -> AudioEncoder:
+    """Windows of one second, of 50 frames. Its positions are sinusoids, which rest."""
+    config = AudioEncoderConfig(
+        window_seconds=WINDOW_SECONDS, num_mels=8, width=AUDIO_WIDTH, layers=1, heads=2, intermediate=32
+    )
+    return _seeded(seed, lambda: AudioEncoder.random(config))
+
+
+def listener_projector(seed: int = 0) -> ListenerProjector:
+    return _seeded(
+        seed,
+        lambda: ListenerProjector(audio_width=AUDIO_WIDTH, planner_width=PLANNER_WIDTH, num_tokens=NUM_LISTENING),
+    )
+
+
+def audiostory(seed: int = 0, condition_dropout: float = 0.0, listens: bool = False) -> AudioStory:
+    projector = listener_projector(seed) if listens else None
+    return AudioStory(planner(seed), bridge(seed), dit(seed), projector, condition_dropout=condition_dropout)
+
+
+def hearing(seed: int = 0) -> Hearing:
+    parts = audio_encoder(seed), text_encoder(seed)
+    return _seeded(seed, lambda: Hearing(*parts, width=8))
 
 
 def text_to_audio(seed: int = 0, condition_dropout: float = 0.0) -> TextToAudio:
@@ -152,8 +177,29 @@ def vocabulary() -> Vocabulary:
 def story_batch(stories: Sequence[tuple[Instruction, Storyline]] = STORIES, seed: int = 0) -> StoryBatch:
     """A row per story, written by `script.write`, with random latents and teacher states for every event."""
     scripts = [script.write(instruction, storyline, vocabulary()) for instruction, storyline in stories]
+    return _story_batch(scripts, [event.seconds for _, storyline in stories for event in storyline.events], seed)
+
+
+def listening_batch(seed: int = 0) -> StoryBatch:
+    """Three rows: an answer about a recording of two windows, what follows one of one window, and a story by itself."""
+    (first, story), (second, rain) = STORIES
+    scripts = [
+        script.write_answer(Instruction(text="what is heard?"), "a dog", vocabulary(), 2 * NUM_LISTENING),
+        script.write(first, story, vocabulary(), num_listening=NUM_LISTENING),
+        script.write(second, rain, vocabulary()),
+    ]
+    batch = _story_batch(scripts, [event.seconds for told in (story, rain) for event in told.events], seed)
+    places = [script.listening for script in scripts]
+    return replace(
+        batch,
+        audio_features=torch.randn(3, NUM_LISTENING, AUDIO_WIDTH, generator=_generator(seed + 1)),
+        audio_row=torch.tensor([0, 0, 1]),
+        audio_slots=torch.tensor([place for row in places for place in row]).reshape(3, NUM_LISTENING),
+    )
+
+
+def _story_batch(scripts: Sequence[Script], seconds: Sequence[float], seed: int) -> StoryBatch:
     slots = [(row, slot) for row, written in enumerate(scripts) for slot in written.slots]
-    seconds = [event.seconds for _, storyline in stories for event in storyline.events]
     generator = _generator(seed)
     latents, frames = _latents(seconds, generator)
     return StoryBatch(
@@ -167,7 +213,7 @@ def story_batch(stories: Sequence[tuple[Instruction, Storyline]] = STORIES, seed
         frames=frames,
         latents=latents,
         teacher=torch.randn(len(slots), NUM_SEMANTIC, CONDITION_WIDTH, generator=generator),
-        sample_ids=tuple(f"tiny-{row}" for row in range(len(stories))),
+        sample_ids=tuple(f"tiny-{row}" for row in range(len(scripts))),
     )
 
 
@@ -182,6 +228,21 @@ def clip_batch(captions: Sequence[str] = ("a bell rings", "rain"), seed: int = 0
         seconds=torch.tensor(seconds),
         frames=frames,
         latents=latents,
+        sample_ids=tuple(f"tiny-{index}" for index in range(len(captions))),
+    )
+
+
+def hearing_batch(seed: int = 0) -> HearingBatch:
+    """Two windows of noise with three events, of which the first and the last have the same caption."""
+    captions = ("a bell rings", "rain", "a bell rings")
+    samples = torch.randn(2, WINDOW_SECONDS * AudioEncoder.sample_rate, generator=_generator(seed))
+    text_ids, text_attention = text_encoder().tokenize(captions, num_tokens=16)
+    return HearingBatch(
+        log_mel=audio_encoder().log_mel(samples),
+        event_row=torch.tensor([0, 0, 1]),
+        spans=torch.tensor([[0.0, 0.3], [0.3, 1.0], [0.2, 0.9]]),
+        text_ids=text_ids,
+        text_attention=text_attention,
         sample_ids=tuple(f"tiny-{index}" for index in range(len(captions))),
     )
 

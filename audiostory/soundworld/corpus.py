@@ -1,4 +1,5 @@
-"""Writes a corpus of the sound world: a manifest in the format of `data/README.md`, and the audio of every event.
+"""Writes a corpus of the sound world: a manifest in the format of `data/README.md`, and the audio of every event, or of
+what is heard before a question or a continuation.
 
 A row depends on its own seed alone, so a corpus is the same however many processes write it. Rows are written in parts,
 and a part counts once its lines stand under their final name, so a killed run goes on where it was. `corpus.json` holds
@@ -20,16 +21,22 @@ from pathlib import Path
 
 import numpy as np
 
+from audiostory.soundworld.continuations import Continuation, make_continuation
+from audiostory.soundworld.questions import MAX_QUESTIONS, Quiz, make_quiz
 from audiostory.soundworld.sounds import CLASSES, SAMPLE_RATE, Cast, Sound, render
-from audiostory.soundworld.stories import KINDS, SPLITS, WorldStory, make_story
+from audiostory.soundworld.stories import SPLITS, WorldStory, make_story
+
+KINDS = ("clip", "story", "question", "continuation")
 
 CROSSFADE_SECONDS = 0.5
-ROWS_PER_PART = 100
+ROWS_PER_PART = 100  # of questions, recordings
+QUESTIONS_PER_STORY = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     """What a folder is to hold: the stories of seeds `seed` .. `seed + num - 1`. `whole` adds each story in one file.
+    A corpus of questions has `per_story` rows for each seed, and others leave that None.
 
     ValueError for a value that no corpus can have.
     """
@@ -40,6 +47,7 @@ class Corpus:
     seed: int = 0
     audio: bool = True
     whole: bool = False
+    per_story: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS or self.split not in SPLITS:
@@ -51,6 +59,21 @@ class Corpus:
             raise ValueError(f"expected at least 1 row and a seed of 0 or more; got {self.num} rows, seed {self.seed}")
         if self.whole and not self.audio:
             raise ValueError("whole stories are audio: ask for audio too, or leave whole out")
+        if self.kind != "question":
+            if self.per_story is not None:
+                raise ValueError(f"a {self.kind} has one row; leave per_story={self.per_story} out")
+        elif self.per_story is None or not 1 <= self.per_story <= MAX_QUESTIONS:
+            raise ValueError(f"expected 1 to {MAX_QUESTIONS} questions per story, got {self.per_story}")
+        elif self.whole:
+            raise ValueError("questions are about whole stories, which are written anyway: leave whole out")
+
+    @property
+    def rows_per_seed(self) -> int:
+        return self.per_story or 1
+
+    def claim(self) -> dict:
+        """As it goes into `corpus.json`."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     def parts(self) -> list[range]:
         """The seeds of each part."""
@@ -60,8 +83,9 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a finished corpus holds. `seconds` counts the events' audio with the cross-faded tails; `num_written` is the
-    rows that this run had to make; `num_events` counts rows by their number of events."""
+    """What a finished corpus holds. `seconds` counts the events' audio with the cross-faded tails, and what is heard;
+    `num_written` is the rows that this run had to make; `num_events` counts rows by their number of events, those of
+    questions by the events that are heard."""
 
     num_rows: int
     num_written: int
@@ -78,14 +102,19 @@ def write_corpus(
     seed: int = 0,
     audio: bool = True,
     whole: bool = False,
+    per_story: int | None = None,
     workers: int = 1,
     on_rows: Callable[[int], object] | None = None,
 ) -> Summary:
-    """Writes the corpus or what is missing of it. `on_rows` is told, part by part, how many rows are done.
+    """Writes the corpus or what is missing of it. `on_rows` is told, part by part, how many seeds are done: rows, or of
+    questions recordings. `per_story` is for questions alone, QUESTIONS_PER_STORY if left out.
 
     ValueError for arguments that make no sense, or a folder that holds something else.
     """
-    folder, corpus = Path(folder), Corpus(kind=kind, split=split, num=num, seed=seed, audio=audio, whole=whole)
+    if kind == "question" and per_story is None:
+        per_story = QUESTIONS_PER_STORY
+    folder = Path(folder)
+    corpus = Corpus(kind=kind, split=split, num=num, seed=seed, audio=audio, whole=whole, per_story=per_story)
     if workers < 1:
         raise ValueError(f"expected at least 1 worker, got {workers}")
     on_rows = on_rows or (lambda _: None)
@@ -103,7 +132,7 @@ def write_corpus(
     _write_whole(folder / "manifest.jsonl", content)
     _write_claim(folder, corpus, manifest_sha256=hashlib.sha256(content).hexdigest())
     shutil.rmtree(folder / "parts")
-    return _summary(folder, num_written=num_missing)
+    return _summary(folder, num_written=num_missing * corpus.rows_per_seed)
 
 
 def clip_seconds(story: WorldStory, index: int) -> float:
@@ -112,15 +141,77 @@ def clip_seconds(story: WorldStory, index: int) -> float:
     return round(events[index].seconds + CROSSFADE_SECONDS * (index < len(events) - 1), 6)
 
 
-def render_event(story: WorldStory, index: int) -> np.ndarray:
-    """The sound of one event, float32 [samples] at SAMPLE_RATE, `clip_seconds` long; the same at every call."""
-    seed = int(np.random.SeedSequence((story.cast.seed, index)).generate_state(1)[0])
+def render_event(story: WorldStory, index: int, num_before: int = 0) -> np.ndarray:
+    """The sound of one event, float32 [samples] at SAMPLE_RATE, `clip_seconds` long; the same at every call. What
+    follows an opening of `num_before` events does not repeat its strokes."""
+    seed = int(np.random.SeedSequence((story.cast.seed, num_before + index)).generate_state(1)[0])
     return render(story.sounds[index], story.cast, clip_seconds(story, index), seed)
 
 
 def manifest_row(corpus: Corpus, seed: int, story: WorldStory) -> dict:
-    """One row of the manifest, as it goes into JSON; audio paths are relative to the corpus's folder."""
-    name = f"{corpus.split}{'-clip' if corpus.kind == 'clip' else ''}-{seed:06d}"
+    """The row of a story or clip, as it goes into JSON; audio paths are relative to the corpus's folder."""
+    name = _name(corpus, seed)
+    return {
+        "id": name,
+        **_told(corpus, name, story),
+        "world": {
+            "seed": seed,
+            "sounds": [asdict(sound) for sound in story.sounds],
+            "cast": asdict(story.cast),
+            "unseen": list(story.unseen),
+        },
+    }
+
+
+def question_rows(corpus: Corpus, seed: int, quiz: Quiz) -> list[dict]:
+    """The rows that ask about one story. All hear the same recording, the whole of it."""
+    name, story = _name(corpus, seed), quiz.story
+    content = [what for what in story.unseen if what in ("combination", "pair")]  # nobody reads its instruction
+    return [
+        {
+            "id": f"{name}-{number}",
+            "instruction": question.text,
+            "heard": f"audio/{name}/story.wav" if corpus.audio else None,
+            "answer": question.answer,
+            "world": {
+                "seed": seed,
+                "sounds": [asdict(sound) for sound in story.sounds],
+                "cast": asdict(story.cast),
+                "unseen": [*content, *(["wording"] if question.unseen else [])],
+                "heard_seconds": round(story.storyline.total_seconds, 6),
+                "question": question.kind,
+                "about": list(question.about),
+            },
+        }
+        for number, question in enumerate(quiz.questions)
+    ]
+
+
+def continuation_row(corpus: Corpus, seed: int, made: Continuation) -> dict:
+    """The row of a continuation: its events are what follows the opening."""
+    name = _name(corpus, seed)
+    return {
+        "id": name,
+        "heard": f"audio/{name}/opening.wav" if corpus.audio else None,
+        **_told(corpus, name, made.story),
+        "world": {
+            "seed": seed,
+            "sounds": [asdict(sound) for sound in made.story.sounds],
+            "cast": asdict(made.story.cast),
+            "unseen": list(made.story.unseen),
+            "heard_seconds": round(made.opening.storyline.total_seconds, 6),
+            "opening": [asdict(sound) for sound in made.opening.sounds],
+            "references": list(made.references),
+        },
+    }
+
+
+def _name(corpus: Corpus, seed: int) -> str:
+    return f"{corpus.split}{'' if corpus.kind == 'story' else f'-{corpus.kind}'}-{seed:06d}"
+
+
+def _told(corpus: Corpus, name: str, story: WorldStory) -> dict:
+    """What is asked for and the plan that answers it."""
     events = [
         {
             "caption": event.caption,
@@ -134,18 +225,11 @@ def manifest_row(corpus: Corpus, seed: int, story: WorldStory) -> dict:
         for index, event in enumerate(story.storyline.events)
     ]
     return {
-        "id": name,
         "instruction": story.instruction.text,
         "total_seconds": story.instruction.total_seconds,
         "summary": story.storyline.summary,
         "events": events,
         "audio": f"audio/{name}/story.wav" if corpus.whole else None,
-        "world": {
-            "seed": seed,
-            "sounds": [asdict(sound) for sound in story.sounds],
-            "cast": asdict(story.cast),
-            "unseen": list(story.unseen),
-        },
     }
 
 
@@ -165,7 +249,7 @@ def _claim(folder: Path, corpus: Corpus) -> bool:
         held_sha256 = held.pop("manifest_sha256")
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{claim} cannot be read ({error!r}); delete {folder} and write the corpus again") from error
-    wanted, world = asdict(corpus), held.pop("world", {})
+    wanted, world = corpus.claim(), held.pop("world", {})
     if different := [key for key in wanted if wanted[key] != held.get(key)]:
         listed = ", ".join(f"{key} {held.get(key)} (asked now: {wanted[key]})" for key in different)
         raise ValueError(f"{folder} holds another corpus, with {listed}; name another folder, or delete this one")
@@ -184,13 +268,13 @@ def _claim(folder: Path, corpus: Corpus) -> bool:
 
 
 def _write_claim(folder: Path, corpus: Corpus, *, manifest_sha256: str | None) -> None:
-    claim = {**asdict(corpus), "world": _world(corpus), "manifest_sha256": manifest_sha256}
+    claim = {**corpus.claim(), "world": _world(corpus), "manifest_sha256": manifest_sha256}
     _write_whole(folder / "corpus.json", (json.dumps(claim) + "\n").encode())
 
 
 def _world(corpus: Corpus) -> dict:
     """Tells versions of the sound world apart: a checksum of some rows, and each class's mean level and mean slope."""
-    rows = [manifest_row(corpus, seed, make_story(seed, corpus.split, corpus.kind)) for seed in range(8)]
+    rows = [row for seed in range(8) for row in _made(corpus, seed)[0]]
     sounds = {}
     if corpus.audio:
         cast = Cast(
@@ -226,28 +310,52 @@ def _write_parts(folder: Path, corpus: Corpus, parts: list[range], workers: int)
 def _write_part(folder: Path, corpus: Corpus, seeds: range) -> int:
     lines = []
     for seed in seeds:
-        story = make_story(seed, corpus.split, corpus.kind)
-        row = manifest_row(corpus, seed, story)
+        rows, clips, recordings = _made(corpus, seed)
         if corpus.audio:
-            _write_audio(folder, row, [render_event(story, index) for index in range(len(story.sounds))])
-        lines.append(json.dumps(row) + "\n")
+            rendered = [render_event(*clip) for clip in clips]
+            for name, which in recordings.items():
+                _write_audio(folder / name, [rendered[index] for index in which])
+        lines += [json.dumps(row) + "\n" for row in rows]
     _write_whole(_part_file(folder, seeds), "".join(lines).encode())
     return len(seeds)
 
 
-def _write_audio(folder: Path, row: dict, clips: list[np.ndarray]) -> None:
+def _made(corpus: Corpus, seed: int) -> tuple[list[dict], list[tuple[WorldStory, int, int]], dict[str, range]]:
+    """The rows of one seed; the clips that are heard in them, as `render_event` takes them; and for each recording the
+    clips that are joined to it."""
+    if corpus.kind == "question":
+        quiz = make_quiz(seed, corpus.split, corpus.rows_per_seed)
+        rows, clips = question_rows(corpus, seed, quiz), _clips(quiz.story)
+        return rows, clips, {rows[0]["heard"]: range(len(clips))}
+    if corpus.kind == "continuation":
+        made = make_continuation(seed, corpus.split)
+        row, heard = continuation_row(corpus, seed, made), _clips(made.opening)
+        recordings = {row["heard"]: range(len(heard)), **_recordings(row, len(heard))}
+        return [row], [*heard, *_clips(made.story, len(heard))], recordings
+    story = make_story(seed, corpus.split, corpus.kind)
+    row = manifest_row(corpus, seed, story)
+    return [row], _clips(story), _recordings(row)
+
+
+def _clips(story: WorldStory, num_before: int = 0) -> list[tuple[WorldStory, int, int]]:
+    return [(story, index, num_before) for index in range(len(story.sounds))]
+
+
+def _recordings(row: dict, first: int = 0) -> dict[str, range]:
+    """Each event's clip, counted from `first`, and the story of all of them."""
+    count = len(row["events"])
+    single = {event["audio"]: range(first + index, first + index + 1) for index, event in enumerate(row["events"])}
+    return {**single, row["audio"]: range(first, first + count)} if row["audio"] else single
+
+
+def _write_audio(path: Path, clips: list[np.ndarray]) -> None:
     import soundfile
 
-    for event, samples in zip(row["events"], clips, strict=True):
-        path = folder / event["audio"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
-    if row["audio"]:
-        from audiostory.sound import Waveform, crossfade
+    from audiostory.sound import Waveform, crossfade
 
-        waveforms = [Waveform(samples=samples[None], sample_rate=SAMPLE_RATE) for samples in clips]
-        story = crossfade(waveforms, CROSSFADE_SECONDS)
-        soundfile.write(folder / row["audio"], story.samples[0], SAMPLE_RATE, subtype="PCM_16")
+    waveforms = [Waveform(samples=samples[None], sample_rate=SAMPLE_RATE) for samples in clips]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, crossfade(waveforms, CROSSFADE_SECONDS).samples[0], SAMPLE_RATE, subtype="PCM_16")
 
 
 def _part_file(folder: Path, seeds: range) -> Path:
@@ -263,9 +371,10 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 def _summary(folder: Path, *, num_written: int) -> Summary:
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    heard = {row["world"]["seed"]: row["world"].get("heard_seconds", 0.0) for row in rows}
     return Summary(
         num_rows=len(rows),
         num_written=num_written,
-        seconds=sum(event["clip_seconds"] for row in rows for event in row["events"]),
-        num_events=dict(sorted(Counter(len(row["events"]) for row in rows).items())),
+        seconds=sum(event["clip_seconds"] for row in rows for event in row.get("events", ())) + sum(heard.values()),
+        num_events=dict(sorted(Counter(len(row["world"]["sounds"]) for row in rows).items())),
     )

@@ -99,15 +99,15 @@ def make_story(seed: int, split: str = "train", kind: str = "story") -> WorldSto
     pitches: dict[str, Register] = {s.name: pick(rng, REGISTERS) for s in sounds if CLASSES[s.name].has_pitch}
     cast = Cast(place=pick(rng, tuple(PLACE_DETAILS)), pitches=pitches, seed=int(rng.integers(2**31)))
     total_told = rng.random() >= NO_TOTAL_CHANCE
-    tenths = _durations(rng, sounds, kind, total_told)
+    tenths = durations(rng, sounds, kind, total_told)
     text, unseen_phrasing = write_instruction(rng, sounds, cast, unseen_allowed=split == "test")
     wordings = [pick(rng, captions(sound)) if kind == "clip" else canonical_caption(sound) for sound in sounds]
     return WorldStory(
         instruction=Instruction(text=text, total_seconds=sum(tenths) / 10 if total_told else None),
-        storyline=_storyline(sounds, cast, tenths, wordings),
+        storyline=write_storyline(sounds, cast, tenths, wordings),
         sounds=sounds,
         cast=cast,
-        unseen=(*_unseen_content(sounds), *unseen_phrasing),
+        unseen=(*unseen_content(sounds), *unseen_phrasing),
     )
 
 
@@ -150,22 +150,23 @@ def words() -> tuple[str, ...]:
 def _draw_sounds(rng: np.random.Generator, split: str, kind: str) -> tuple[Sound, ...]:
     """Draws until the sounds suit the split: test stories hold something unseen, the others nothing."""
     while True:
-        num_events = 1 if kind == "clip" else 1 + _chance(rng, NUM_EVENTS_CHANCES)
+        num_events = 1 if kind == "clip" else 1 + chance(rng, NUM_EVENTS_CHANCES)
         names = [_NAMES[index] for index in rng.permutation(len(_NAMES))[:num_events]]
         if num_events >= 3 and rng.random() < RETURN_CHANCE:
             position = int(rng.integers(2, num_events))
             names[position] = names[int(rng.integers(position - 1))]
-        sounds = tuple(_draw_sound(rng, name, unseen=split == "test" and rng.random() < 0.25) for name in names)
-        if bool(_unseen_content(sounds)) == (split == "test"):
+        sounds = tuple(draw_sound(rng, name, unseen=split == "test" and rng.random() < 0.25) for name in names)
+        if bool(unseen_content(sounds)) == (split == "test"):
             return sounds
 
 
 _NAMES = tuple(CLASSES)
 
 
-def _draw_sound(rng: np.random.Generator, name: str, *, unseen: bool) -> Sound:
+def draw_sound(rng: np.random.Generator, name: str, *, unseen: bool) -> Sound:
+    """A sound of this class, one of the held-out combinations or none of them."""
     sounds, chances = _sounds_and_chances(name, unseen)
-    return sounds[_chance(rng, chances)]
+    return sounds[chance(rng, chances)]
 
 
 @cache
@@ -176,7 +177,8 @@ def _sounds_and_chances(name: str, unseen: bool) -> tuple[tuple[Sound, ...], tup
     return sounds, tuple(by_distance[sound.distance] * by_count[sound.count] for sound in sounds)
 
 
-def _unseen_content(sounds: Sequence[Sound]) -> tuple[str, ...]:
+def unseen_content(sounds: Sequence[Sound]) -> tuple[str, ...]:
+    """Which of "combination" and "pair" these sounds in a row hold of what is held out."""
     combination = any(sound in held_out_sounds() for sound in sounds)
     pair = any((one.name, other.name) in held_out_pairs() for one, other in pairwise(sounds))
     return ("combination",) * combination + ("pair",) * pair
@@ -193,7 +195,7 @@ def _least_tenths(sound: Sound) -> int:
     return 30 if sound.pace else 5 + 6 * (sound.count or 1)
 
 
-def _durations(rng: np.random.Generator, sounds: Sequence[Sound], kind: str, total_told: bool) -> list[int]:
+def durations(rng: np.random.Generator, sounds: Sequence[Sound], kind: str, total_told: bool) -> list[int]:
     """Each event's length in tenths of a second: shares of the total by nature, give or take `JITTER`."""
     natural = [_natural_tenths(sound) for sound in sounds]
     (least, most), (low, high) = (EVENT_TENTHS, STORY_TENTHS) if kind == "story" else (CLIP_TENTHS, CLIP_TENTHS)
@@ -229,20 +231,27 @@ def _whole(parts: list[float], total: int) -> list[int]:
     return whole
 
 
-def _storyline(sounds: Sequence[Sound], cast: Cast, tenths: Sequence[int], wordings: Sequence[str]) -> Storyline:
-    names = [sound.name for sound in sounds]
+def write_storyline(
+    sounds: Sequence[Sound],
+    cast: Cast,
+    tenths: Sequence[int],
+    wordings: Sequence[str],
+    before: Sequence[Sound] = (),
+) -> Storyline:
+    """The plan of these sounds, each as long as `tenths` of a second say; `before` was heard already."""
+    earlier, names = [sound.name for sound in before], [sound.name for sound in sounds]
     starts = accumulate(tenths, initial=0)
     events = (
         Event(
             caption=caption,
             seconds=length / 10,
             start=start / 10,
-            story_detail=RETURN_DETAIL if name in names[:index] else WORDS[name].why,
+            story_detail=RETURN_DETAIL if name in (*earlier, *names[:index]) else WORDS[name].why,
             sound_detail=_sound_detail(name, cast),
         )
         for index, (name, caption, start, length) in enumerate(zip(names, wordings, starts, tenths, strict=False))
     )
-    return Storyline(summary=_summary(names), events=tuple(events))
+    return Storyline(summary=_summary(names, earlier), events=tuple(events))
 
 
 def _sound_detail(name: str, cast: Cast) -> str:
@@ -250,12 +259,14 @@ def _sound_detail(name: str, cast: Cast) -> str:
     return f"{PITCH_DETAILS[cast.pitches[name]]}, {place}" if name in cast.pitches else place
 
 
-def _summary(names: Sequence[str]) -> str:
-    """["rain", "dog", "rain"] is "rain, a dog, and at last rain again"."""
-    shorts = [WORDS[name].short + " again" * (name in names[:index]) for index, name in enumerate(names)]
-    if len(shorts) == 1:
-        return shorts[0]
-    return ", ".join(shorts[:-1]) + f", and at last {shorts[-1]}"
+def _summary(names: Sequence[str], earlier: Sequence[str] = ()) -> str:
+    """["rain", "dog", "rain"] is "rain, a dog, and at last rain again"; ["rain", "bell"] is "after rain, a dog: rain
+    again, and at last a bell" where rain and a dog were heard earlier."""
+    met = [*earlier, *names]
+    shorts = [WORDS[name].short + " again" * (name in met[:index]) for index, name in enumerate(met)]
+    heard, told = shorts[: len(earlier)], shorts[len(earlier) :]
+    lead = f"after {', '.join(heard)}: " if heard else ""
+    return lead + (told[0] if len(told) == 1 else f"{', '.join(told[:-1])}, and at last {told[-1]}")
 
 
 def _hash(text: str) -> float:
@@ -263,7 +274,7 @@ def _hash(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
-def _chance(rng: np.random.Generator, chances: Sequence[float]) -> int:
+def chance(rng: np.random.Generator, chances: Sequence[float]) -> int:
     """An index, as likely as its chance says (they need not sum to 1)."""
     limits = list(accumulate(chances))
     return min(bisect(limits, rng.random() * limits[-1]), len(limits) - 1)

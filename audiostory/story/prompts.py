@@ -1,6 +1,7 @@
 """The texts around a story: the chat frame with the instruction, and the layout of the reasoning.
 
-The chat frame is the released one to the letter (SPEC 3). The reasoning follows the paper (section 3): a summary, the
+The chat frame is the released one to the letter (SPEC 3); a recording stands in it as a run of LISTENING tokens on a
+line of their own before the instruction. The reasoning follows the paper (section 3): a summary, the
 number of events, then for each event its time range, what happens, the story detail and the sound detail. One line per
 field keeps it cheap in tokens and easy to read back:
 
@@ -22,16 +23,17 @@ from dataclasses import dataclass, replace
 
 from audiostory.story.timing import is_duration, parse_number, timeline
 from audiostory.story.types import Instruction, Storyline
+from audiostory.story.vocabulary import LISTENING
 
 RELEASED_LEAD_IN = "Produce an in-depth, multi-layered audio that portrays "
 """What stands before every instruction to the released weights. The release draws one of 20 by seed; this is seed 0's,
 its default, and the one that is recorded."""
 
 
-def prompt_text(instruction: Instruction, lead: str = "") -> str:
+def prompt_text(instruction: Instruction, lead: str = "", num_listening: int = 0) -> str:
     """The chat up to the opened reasoning. That no full stop parts text and duration is the release's layout (SPEC 3).
 
-    ValueError for an empty text or a duration that is not a positive number.
+    ValueError for an empty text, a duration that is not a positive number, or a recording without listening tokens.
     """
     if not instruction.text.strip():
         raise ValueError("the instruction is empty; describe in words what should be heard")
@@ -39,10 +41,30 @@ def prompt_text(instruction: Instruction, lead: str = "") -> str:
     if total is not None and not (math.isfinite(total) and total > 0):
         raise ValueError(f"the total duration must be a positive number of seconds; got {total}")
     length = "" if total is None else f" The total duration is {float(total)} seconds."
+    return _chat(instruction, f"{lead}{instruction.text}{length}", num_listening) + "<|think|>"
+
+
+def question_text(instruction: Instruction, num_listening: int = 0) -> str:
+    """The chat up to where an answer in words begins; a total duration is not told.
+
+    ValueError for an empty question or a recording without listening tokens.
+    """
+    if not instruction.text.strip():
+        raise ValueError("the question is empty; ask something about the recording")
+    return _chat(instruction, instruction.text, num_listening)
+
+
+def _chat(instruction: Instruction, words: str, num_listening: int) -> str:
+    if instruction.audio is not None and num_listening < 1:
+        raise ValueError(
+            f"the instruction holds the recording {instruction.audio}, but no tokens to hear it at; "
+            "give num_listening, or leave the recording out"
+        )
+    recording = f"{LISTENING * num_listening}\n" if num_listening else ""
     return (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        f"<|im_start|>user\n{lead}{instruction.text}{length}<|im_end|>\n"
-        "<|im_start|>assistant\n<|think|>"
+        f"<|im_start|>user\n{recording}{words}<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )
 
 

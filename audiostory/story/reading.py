@@ -53,6 +53,16 @@ def read(
     )
 
 
+def read_answer(ids: Sequence[int], vocabulary: Vocabulary) -> str:
+    """The text of an answer in words, or of a whole script with one, whose prompt is skipped. Markers are left out."""
+    tokens = tuple(int(token) for token in ids)
+    start = 0
+    if tokens[:1] == (vocabulary.im_start,):  # a whole script: its answer follows the last turn's opening
+        start = len(tokens) - tokens[::-1].index(vocabulary.im_start)
+    text, _ = _text(tokens[start : _first(tokens, start, len(tokens), *vocabulary.stop_ids)], vocabulary)
+    return text.removeprefix("assistant\n" if start else "").strip()
+
+
 def _answer(ids: tuple[int, ...], vocabulary: Vocabulary) -> tuple[int, int]:
     """Where the answer starts, after the prompt if there is one, and where it stops, at the end of the turn if any."""
     start = 0

@@ -4,8 +4,12 @@
     then for each event  <|gen|>CAPTION<timestamp>SECONDS</timestamp><t5>...</t5><aud>...</aud><|/gen|>
     and at the end       <|im_end|>
 
-The role of a token is decided in the same pass that writes it. `read` (in reading.py) and `reconcile` (in timing.py)
-are used under this module's name: `script.write`, `script.read`, `script.reconcile`.
+An answer to a question about a recording is a script too, without reasoning and events (`question`, `write_answer`):
+
+    CHAT FRAME, RECORDING AND QUESTION, then ANSWER<|im_end|>
+
+The role of a token is decided in the same pass that writes it. `read` and `read_answer` (in reading.py) and `reconcile`
+(in timing.py) are used under this module's name: `script.write`, `script.read`, `script.reconcile`.
 """
 
 from __future__ import annotations
@@ -13,29 +17,43 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from audiostory.story.prompts import check, count_span, prompt_text, reasoning_text
-from audiostory.story.reading import read
+from audiostory.story.prompts import check, count_span, prompt_text, question_text, reasoning_text
+from audiostory.story.reading import read, read_answer
 from audiostory.story.timing import reconcile, timeline
 from audiostory.story.types import BridgeSlot, Instruction, Role, Script, Storyline
 from audiostory.story.vocabulary import Vocabulary
 
-__all__ = ["prompt", "read", "reconcile", "write"]
+__all__ = ["prompt", "question", "read", "read_answer", "reconcile", "write", "write_answer"]
 
 
-def prompt(instruction: Instruction, vocabulary: Vocabulary, lead: str = "") -> list[int]:
+def prompt(instruction: Instruction, vocabulary: Vocabulary, lead: str = "", num_listening: int = 0) -> list[int]:
     """The ids a planner is given: chat frame and instruction, with the reasoning just opened.
 
-    ValueError for an empty instruction, a bad total duration, or special tokens in the text.
+    A recording is heard at `num_listening` tokens in all, right before the text. ValueError for an empty instruction, a
+    bad total duration, special tokens in the text, or a recording without tokens.
     """
     _plain_ids("the instruction", lead + instruction.text, vocabulary)
-    return vocabulary.encode(prompt_text(instruction, lead))
+    return vocabulary.encode(prompt_text(instruction, lead, num_listening))
+
+
+def question(instruction: Instruction, vocabulary: Vocabulary, num_listening: int = 0) -> list[int]:
+    """The ids a planner is given to answer in words: as `prompt`, but no reasoning is opened and no length is told."""
+    _plain_ids("the question", instruction.text, vocabulary)
+    return vocabulary.encode(question_text(instruction, num_listening))
 
 
 def write(
-    instruction: Instruction, storyline: Storyline, vocabulary: Vocabulary, *, lead: str = "", bridge: bool = True
+    instruction: Instruction,
+    storyline: Storyline,
+    vocabulary: Vocabulary,
+    *,
+    lead: str = "",
+    num_listening: int = 0,
+    bridge: bool = True,
 ) -> Script:
     """The exchange a planner learns from. With `bridge=False` the events carry no bridge tokens and there are no slots.
 
+    With a recording, heard at `num_listening` tokens in all, the storyline is what follows it.
     `storyline.reasoning` is written as it stands if there is any, else `reasoning_text(storyline)`. `read` gives the
     storyline back, its reasoning filled in, whenever it is well-formed:
     - it has an event; captions are not empty; summary, captions and details are one line each, without space around;
@@ -47,24 +65,36 @@ def write(
     """
     check(storyline)
     script = _Writer(vocabulary)
-    for token in prompt(instruction, vocabulary, lead):
-        script.marker(token, Role.PROMPT)
+    script.prompt(prompt(instruction, vocabulary, lead, num_listening))
     script.reasoning(storyline.reasoning or reasoning_text(storyline))
     script.marker(vocabulary.end_think)
     slots: list[BridgeSlot] = []
     for number, (event, (start, end)) in enumerate(zip(storyline.events, timeline(storyline.events), strict=True), 1):
         script.marker(vocabulary.gen)
-        script.caption(f"the caption of event {number}", event.caption)
+        script.text(f"the caption of event {number}", event.caption, Role.CAPTION)
         script.marker(vocabulary.timestamp, Role.CAPTION)
-        script.caption(f"the duration of event {number}", str(round(end - start, 1)))
+        script.text(f"the duration of event {number}", str(round(end - start, 1)), Role.CAPTION)
         script.marker(vocabulary.end_timestamp, Role.CAPTION)
         if bridge:
             semantic = script.block(vocabulary.semantic_open, vocabulary.semantic_block)
             residual = script.block(vocabulary.residual_open, vocabulary.residual_block)
             slots.append(BridgeSlot(semantic=semantic, residual=residual))
         script.marker(vocabulary.end_gen)
-    script.marker(vocabulary.im_end)
-    return Script(ids=tuple(script.ids), roles=tuple(script.roles), slots=tuple(slots))
+    return script.finished(slots)
+
+
+def write_answer(instruction: Instruction, answer: str, vocabulary: Vocabulary, num_listening: int = 0) -> Script:
+    """The exchange a planner learns to answer from: a question, about a recording if there is one, and its answer.
+
+    `read_answer` gives the answer back, in Unicode's NFC form. ValueError for an answer that is empty, has space around
+    it, holds a special token by name or does not survive the tokenizer, and as `question` raises it.
+    """
+    if not answer or answer != answer.strip():
+        raise ValueError(f"an answer must be text without space around it; got {answer!r}")
+    script = _Writer(vocabulary)
+    script.prompt(question(instruction, vocabulary, num_listening))
+    script.text("the answer", answer, Role.ANSWER)
+    return script.finished()
 
 
 class _Writer:
@@ -74,6 +104,15 @@ class _Writer:
         self.vocabulary = vocabulary
         self.ids: list[int] = []
         self.roles: list[Role] = []
+        self.listening = range(0)
+
+    def prompt(self, ids: Sequence[int]) -> None:
+        """Comes first. Texts hold no special tokens, so the listening tokens are the recording's, in one run."""
+        self.ids.extend(ids)
+        self.roles.extend([Role.PROMPT] * len(ids))
+        if num_listening := ids.count(self.vocabulary.listening):
+            first = ids.index(self.vocabulary.listening)
+            self.listening = range(first, first + num_listening)
 
     def marker(self, token: int, role: Role = Role.MARKER) -> None:
         self.ids.append(token)
@@ -87,10 +126,10 @@ class _Writer:
         for _, (start, end) in self.vocabulary.encode_with_spans(text):
             self.roles.append(Role.EVENT_COUNT if start < last and end > first else Role.CONTENT)
 
-    def caption(self, what: str, text: str) -> None:
+    def text(self, what: str, text: str, role: Role) -> None:
         ids = _exact_ids(what, text, self.vocabulary)
         self.ids.extend(ids)
-        self.roles.extend([Role.CAPTION] * len(ids))
+        self.roles.extend([role] * len(ids))
 
     def block(self, opening: int, block: Sequence[int]) -> range:
         """The opening marker and the block; returns where the numbered tokens stand."""
@@ -99,6 +138,10 @@ class _Writer:
         self.ids.extend(block)
         self.roles.extend([Role.BRIDGE] * len(numbered) + [Role.MARKER])
         return numbered
+
+    def finished(self, slots: Sequence[BridgeSlot] = ()) -> Script:
+        self.marker(self.vocabulary.im_end)
+        return Script(ids=tuple(self.ids), roles=tuple(self.roles), slots=tuple(slots), listening=self.listening)
 
 
 def _plain_ids(what: str, text: str, vocabulary: Vocabulary) -> list[int]:

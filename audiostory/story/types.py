@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
-    """What a person asks for. `total_seconds` is None when they leave the length to the planner."""
+    """What a person asks for. `total_seconds` is None when they leave the length to the planner.
+
+    With a recording, `audio`, the text asks for what follows it, which lasts `total_seconds`, or asks about it.
+    """
 
     text: str
     total_seconds: float | None = None
+    audio: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,7 @@ class Storyline:
 class Role(IntEnum):
     """What a token is for; each loss picks its tokens by role. Padding in a batch is PROMPT, which nothing learns."""
 
-    PROMPT = 0  # the chat frame and the instruction: read, never learnt
+    PROMPT = 0  # the chat frame and the instruction with its recording: read, never learnt
     CONTENT = 1  # the reasoning text, except the number of events
     EVENT_COUNT = 2  # the number of events inside the reasoning
     CAPTION = 3  # an event's caption and its duration, with the duration's markers
@@ -63,11 +68,15 @@ class BridgeSlot:
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """A whole exchange as tokens: `roles` has one entry per id, `slots` one per event, in order."""
+    """A whole exchange as tokens: `roles` has one entry per id, `slots` one per event, in order.
+
+    `listening` are the positions of the prompt at which its recording is heard, empty where it holds none.
+    """
 
     ids: tuple[int, ...]
     roles: tuple[Role, ...]
     slots: tuple[BridgeSlot, ...]
+    listening: range = range(0)
 
 
 class ProblemKind(str, Enum):

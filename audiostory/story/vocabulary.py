@@ -12,9 +12,13 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
+LISTENING = "<video_padding>"
+"""Stands wherever a recording is heard. The release has no name for that and never says which token it takes; this is
+the one of its tokens that is made to be stood in for."""
+
 SPECIAL_TOKENS: tuple[str, ...] = (
     "</t5>",
-    "<video_padding>",
+    LISTENING,
     "<timestamp>",
     "</timestamp>",
     "<t5>",
@@ -72,6 +76,7 @@ class Vocabulary:
         self.semantic_close = id_of["</t5>"]
         self.residual_open = id_of["<aud>"]
         self.residual_close = id_of["</aud>"]
+        self.listening = id_of[LISTENING]
         self.semantic_ids = tuple(id_of[name] for name in semantic)
         self.residual_ids = tuple(id_of[name] for name in residual)
         self.semantic_block = (*self.semantic_ids, self.semantic_close)
@@ -121,7 +126,7 @@ _MARKERS = (
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",
-    *(name for name in SPECIAL_TOKENS if not name.startswith(("<t5_", "<aud_", "<video_"))),
+    *(name for name in SPECIAL_TOKENS if not name.startswith(("<t5_", "<aud_"))),
 )
 
 

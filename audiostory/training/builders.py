@@ -1,36 +1,40 @@
 """Brings a stage, a model's sizes and a data set together into something the loop can run.
 
-Three kinds of root module exist, one function for each: `_codec`, `_text_to_audio`, `_audiostory`. A component comes
-from where `start_from` says, or from fresh weights; a table says which class it is, so nothing that a file names is
-ever imported.
+One function for each kind of root module: `_codec`, `_text_to_audio`, `_hearing`, `_audiostory`. Where components come
+from, `components` says.
 """
 
 from __future__ import annotations
 
-import inspect
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from audiostory.dataset import manifest
 from audiostory.dataset.mixture import Mixture, Source, seed_of
+from audiostory.dataset.recordings import Recordings
+from audiostory.dataset.rows import Lengths
+from audiostory.dataset.sample import read_samples
+from audiostory.dataset.shards import ShardSet
 from audiostory.dataset.sources import Clips, Crops, Stories
-from audiostory.dataset.store import Store
+from audiostory.dataset.store import INDEX, Store, read_index
 from audiostory.model.audiostory import REASON_PARTS, AudioStory, TextToAudio
-from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
-from audiostory.model.dit import VelocityDiT
-from audiostory.model.planner import LoraSettings, Planner, PlannerConfig
-from audiostory.model.text_encoder import TextEncoder
-from audiostory.story import Vocabulary
-from audiostory.training import checkpoint, config, listening
+from audiostory.model.hearing import Hearing
+from audiostory.model.inputs import Losses
+from audiostory.model.listener import ListenerProjector, log_mel
+from audiostory.model.planner import LoraSettings
+from audiostory.training import checkpoint, config, engine, listening, provenance
+from audiostory.training.components import Components, checked
 from audiostory.training.config import RunConfig
 from audiostory.training.journal import Journal
 from audiostory.training.loop import Hooks, Training
@@ -38,8 +42,7 @@ from audiostory.weights import ours
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
+MOST_LATENT_ERROR = 0.05  # mean, in standard deviations, between stored latents and the codec's own
 NORMALISATION_BATCHES = 100  # crops from which the codec learns the mean and deviation of its latents
 RUN_FILE = "run.json"
 
@@ -49,85 +52,142 @@ class Root:
     """A root module with what is particular to its kind. `source` opens a data set, or with True its held-out part."""
 
     module: nn.Module
-    losses: Callable[[Any], Any]
+    losses: Callable[[nn.Module, Any], Losses]
     source: Callable[[str, bool], Source]
-    hooks: Hooks
+    listen: Callable[[Path], None]
+    finish: Callable[[], None]
+    export: Callable[[Path], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training that knows its folder."""
+    """A training that knows its folder. `about` is kept with every checkpoint."""
 
     config: RunConfig
     composed: Mapping[str, Any]
+    about: Mapping[str, Any]
     training: Training
 
     def start(self) -> bool:
         """Trains, or goes on; whether the stage came to its end."""
-        output = Path(self.config.output)
-        (output / RUN_FILE).write_text(json.dumps(self.composed, indent=2) + "\n")
-        logger, name = self.config.logger, self.config.stage.name
-        steps = self.config.stage.steps
+        output, stage, main = Path(self.config.output), self.config.stage, self.training.engine.main
+        if main:
+            (output / RUN_FILE).write_text(json.dumps({**self.about, "config": self.composed}, indent=2) + "\n")
         return self.training.run(
             output,
             journal=lambda step: Journal(
-                output, step=step, steps=steps, name=name, logger=logger, settings=self.composed
+                output,
+                step=step,
+                steps=stage.steps,
+                name=stage.name,
+                logger=self.config.logger,
+                settings=self.composed,
+                silent=not main,
             ),
+            about={**self.about, "config": self.composed},
         )
 
 
 def build(run: RunConfig, composed: Mapping[str, Any]) -> Run:
     """`composed` is the same configuration as plain data, kept with the run. ValueError for whatever does not fit."""
-    prepare_output(run, composed)
     if run.runtime.threads:
         torch.set_num_threads(run.runtime.threads)
-    root = KINDS[run.stage.root].build(run)
-    train = Mixture({name: root.source(name, False) for name in run.stage.mixture}, run.stage.mixture)
+    processes = engine.start(run.runtime, clip_norm=run.stage.optimizer.clip_norm)
+    components = Components(run)
+    root = KINDS[run.stage.root].build(run, components)
+    pieces = processes.micro_batches
+    train = Mixture({name: root.source(name, False) for name in run.stage.mixture}, run.stage.mixture, pieces)
     _check_targets(run, train.sources)
     held_out = {name: share for name, share in run.stage.mixture.items() if _source(run, name).val}
-    val = Mixture({name: root.source(name, True) for name in held_out}, held_out) if held_out else None
+    val = Mixture({name: root.source(name, True) for name in held_out}, held_out, pieces) if held_out else None
+    about = {"data": _data(run), "components": components.origins, **provenance.of_code()}
+    fault = _prepare_output(run, composed, about) if processes.main else ""
+    if fault := processes.gather(fault)[0]:
+        raise ValueError(fault)
+    if processes.main:
+        log.info("%s learns; %s", run.stage.name, components.told())
     training = Training(
         root.module,
         run.stage,
         losses=root.losses,
         train=train,
         val=val,
-        hooks=root.hooks,
+        hooks=_hooks(run, root),
         runtime=run.runtime,
+        engine=processes,
         seed=run.seed,
     )
-    return Run(config=run, composed=composed, training=training)
+    return Run(config=run, composed=composed, about=about, training=training)
 
 
-def prepare_output(run: RunConfig, composed: Mapping[str, Any]) -> None:
-    """The output folder, fit to be trained in. ValueError when an earlier run there was configured otherwise."""
+def _hooks(run: RunConfig, root: Root) -> Hooks:
+    def rebuild() -> tuple[nn.Module, Hooks]:
+        again = KINDS[run.stage.root].build(run, Components(run))
+        return again.module, _hooks(run, again)
+
+    return Hooks(listen=root.listen, finish=root.finish, export=root.export, rebuild=rebuild)
+
+
+def _prepare_output(run: RunConfig, composed: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Makes the output folder fit to be trained in; what speaks against it: an earlier run that was configured
+    otherwise or learnt from other data."""
     output = Path(run.output)
     output.mkdir(parents=True, exist_ok=True)
     if not run.resume:
         checkpoint.clear(output)
-    if run.accept_changes or not checkpoint.complete(output / "checkpoints"):
-        return
-    earlier = json.loads((output / RUN_FILE).read_text())
+    earlier = checkpoint.complete(output / "checkpoints")
+    if run.accept_changes or not earlier:
+        return ""
+    before = json.loads((output / RUN_FILE).read_text())
     changed = [
         line
-        for line in checkpoint.differences(_what_matters(earlier), _what_matters(composed))
+        for line in checkpoint.differences(
+            {**_what_matters(before["config"]), "data": before["data"]},
+            {**_what_matters(composed), "data": about["data"]},
+        )
         if not line.startswith("stage.pace.")
     ]
-    if changed:
-        raise ValueError(
-            f"the run in {output} was made with other settings:\n  " + "\n  ".join(changed) + "\nGive this one another "
-            "output=..., start anew there with resume=false, or go on with the new settings with accept_changes=true"
-        )
+    if not changed:
+        return ""
+    return (
+        f"the run in {output} was made with other settings:\n  " + "\n  ".join(changed) + "\nGive this one another "
+        "output=..., start anew there with resume=false, or go on with the new settings with accept_changes=true"
+    )
 
 
 def _what_matters(composed: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a run cannot change on its way: not the sizes of components that it does not have."""
+    """The settings that a run cannot change on its way: not the sizes of components that it does not have, and not
+    where it runs."""
     sizes = {name: composed["model"].get(name) for name in KINDS[composed["stage"]["root"]].sizes}
-    return {"stage": composed["stage"], "model": sizes, "data": composed["data"], "seed": composed["seed"]}
+    kept = {name: composed[name] for name in ("stage", "weights", "seed")}
+    return {**kept, "model": sizes, "sources": composed["data"]["sources"]}
 
 
-def _codec(run: RunConfig) -> Root:
-    codec = component(run, "codec")
+def _data(run: RunConfig) -> dict[str, Any]:
+    """Fingerprints of what a run learns from: of each manifest, and of the networks that made what its losses need."""
+    uses = {"flow": "codec", "semantic": "text_encoder"}
+    networks = [uses[loss] for loss in run.stage.losses if loss in uses] + ["audio_encoder"]
+    found: dict[str, Any] = {}
+    for name in run.stage.mixture:
+        files = _source(run, name)
+        for part, path, folder in (("train", files.train, files.train_latents), ("val", files.val, files.val_latents)):
+            if path is None:
+                continue
+            encoded = path if Path(path).is_dir() else folder
+            index = read_index(Path(encoded)) if encoded else {}
+            made = {network: index[network] for network in networks if network in index and run.stage.root != "codec"}
+            found[f"{name}/{part}"] = {"manifest": _fingerprint(Path(path)), **made}
+    return found
+
+
+def _fingerprint(path: Path) -> str | None:
+    """Of a manifest, or of a set of shards by its index."""
+    path = path / INDEX if path.is_dir() else path
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+
+
+def _codec(run: RunConfig, components: Components) -> Root:
+    codec = components.get("codec")
 
     def source(name: str, val: bool) -> Crops:
         return Crops(
@@ -146,22 +206,26 @@ def _codec(run: RunConfig) -> Root:
             latents = [codec.encode(crops.batch(i).samples.to(device)) for i in range(NORMALISATION_BATCHES)]
         codec.fit_normalisation(torch.cat(latents))
 
-    hooks = Hooks(
+    return Root(
+        module=codec,
+        losses=lambda root, batch: root(batch),
+        source=source,
         listen=lambda folder: listening.reconstructions(codec, _heard_rows(run), folder),
         finish=normalise,
         export=lambda folder: export(folder, {"codec": codec}),
     )
-    return Root(module=codec, losses=codec, source=source, hooks=hooks)
 
 
-def _text_to_audio(run: RunConfig) -> Root:
-    text_encoder, dit = component(run, "text_encoder"), component(run, "dit")
-    root = TextToAudio(text_encoder, dit, **_checked(TextToAudio, run.model.flow, "model.flow", given=2))
-    codec = component(run, "codec") if "codec" in run.stage.start_from else None
+def _text_to_audio(run: RunConfig, components: Components) -> Root:
+    text_encoder, dit = components.get("text_encoder"), components.get("dit")
+    root = TextToAudio(text_encoder, dit, **checked(TextToAudio, run.model.flow, "model.flow", given=2))
+    codec = components.get("codec") if components.origin("codec") else None
+    if run.runtime.gradient_checkpointing:
+        dit.enable_gradient_checkpointing()
 
     def source(name: str, val: bool) -> Clips:
-        rows = _manifest(run, name, val)
-        store = _store(run, name, val, rows)
+        rows = _rows(run, name, val)
+        store = _store(run, name, val, rows, codec)
         if store is None or not store.has_codec:
             raise ValueError(
                 f"stage {run.stage.name} needs latents of {rows.path}; make them with scripts/encode_latents.py "
@@ -176,32 +240,71 @@ def _text_to_audio(run: RunConfig) -> Root:
             damaged_share=run.data.damaged_share,
         )
 
-    hooks = Hooks(
+    return Root(
+        module=root,
+        losses=lambda root, batch: root(batch),
+        source=source,
         listen=lambda folder: listening.captions(root, codec, run.model.num_semantic, _heard_rows(run), folder),
         finish=lambda: None,
         export=lambda folder: export(folder, {"text_encoder": text_encoder, "dit": dit}),
     )
-    return Root(module=root, losses=root, source=source, hooks=hooks)
 
 
-def _audiostory(run: RunConfig) -> Root:
-    vocabulary = _vocabulary(run)
-    planner, bridge, dit = component(run, "planner"), component(run, "bridge"), component(run, "dit")
-    planner.qwen.set_attn_implementation(run.runtime.attention)
-    if "text_encoder" in run.stage.start_from:
-        bridge.unconditional.copy_(component(run, "text_encoder").unconditional(run.model.num_semantic))
-    if run.stage.lora:
-        planner.add_lora(config.build(LoraSettings, run.model.lora, "model.lora"))
-    root = AudioStory(planner, bridge, dit, **_checked(AudioStory, run.model.flow, "model.flow", given=3))
-    codec = component(run, "codec") if "codec" in run.stage.start_from else None
+def _hearing(run: RunConfig, components: Components) -> Root:
+    audio_encoder, text_encoder = components.get("audio_encoder"), components.get("text_encoder")
+    torch.manual_seed(seed_of(run.seed, "weights", "hearing"))
+    root = Hearing(audio_encoder, text_encoder)
+
+    def source(name: str, val: bool) -> Recordings:
+        return Recordings(
+            _manifest(run, name, val),
+            partial(text_encoder.tokenize, num_tokens=run.model.num_semantic),
+            partial(log_mel, num_mels=audio_encoder.num_mels),
+            run.stage.batch,
+            sample_rate=audio_encoder.sample_rate,
+            window_seconds=audio_encoder.window_seconds,
+            seed=_data_seed(run, name, val),
+            damaged_share=run.data.damaged_share,
+        )
+
+    return Root(
+        module=root,
+        losses=lambda root, batch: root(batch),
+        source=source,
+        listen=lambda folder: None,
+        finish=lambda: None,
+        export=lambda folder: export(folder, {"audio_encoder": audio_encoder}),
+    )
+
+
+def _audiostory(run: RunConfig, components: Components) -> Root:
     wanted = {*run.stage.losses, *(REASON_PARTS if "reason" in run.stage.losses else ())}
     latents, teacher = "flow" in wanted, "semantic" in wanted
-    settings = ours.Settings(**_checked(ours.Settings, run.model.settings, "model.settings"))
+    # What no loss of the stage reaches is there in shape alone: it need not have been trained yet, and is not exported.
+    used = {"planner": True, "bridge": latents or teacher, "dit": latents}
+    planner, bridge, dit = (components.get(name) if used[name] else components.fresh(name) for name in used)
+    vocabulary = components.vocabulary
+    planner.qwen.set_attn_implementation(run.runtime.attention)
+    if used["bridge"] and components.origin("bridge") is None and components.origin("text_encoder") is not None:
+        bridge.set_unconditional(components.get("text_encoder").unconditional(run.model.num_semantic))
+    if run.stage.lora:
+        torch.manual_seed(seed_of(run.seed, "weights", "lora"))
+        planner.add_lora(config.build(LoraSettings, run.model.lora, "model.lora"))
+    if run.runtime.gradient_checkpointing:
+        planner.enable_gradient_checkpointing()
+        dit.enable_gradient_checkpointing()
+    listens = _learns(run, "listener_projector") or components.origin("listener_projector") is not None
+    projector = components.get("listener_projector") if listens else None
+    audio_encoder = components.get("audio_encoder") if listens else None
+    root = AudioStory(planner, bridge, dit, projector, **checked(AudioStory, run.model.flow, "model.flow", given=4))
+    codec = components.get("codec") if latents else None
+    trained_codec = codec if latents and components.origin("codec") is not None else None
+    settings = ours.Settings(**checked(ours.Settings, run.model.settings, "model.settings"))
 
     def source(name: str, val: bool) -> Stories:
-        rows = _manifest(run, name, val)
-        store = _store(run, name, val, rows) if latents or teacher else None
-        return Stories(
+        rows = _rows(run, name, val)
+        store = _store(run, name, val, rows, trained_codec) if latents or teacher or listens else None
+        made = Stories(
             rows,
             vocabulary,
             store,
@@ -211,62 +314,49 @@ def _audiostory(run: RunConfig) -> Root:
             teacher=teacher,
             damaged_share=run.data.damaged_share,
         )
+        if made.rows.lengths.windows.any():
+            _check_listening(run, name, made.rows.lengths, projector)
+        return made
 
     def save(folder: Path) -> None:
-        """What the stage taught or was given, not what it made from nothing and left so; a model, once that is all."""
-        parts = {"planner": planner, "bridge": bridge, "dit": dit, "codec": codec}
-        taught = {name.partition(".")[0] for name, parameter in root.named_parameters() if parameter.requires_grad}
-        parts = {name: part for name, part in parts.items() if name in taught or name in run.stage.start_from}
+        """What the stage taught or used: a model, once that is all."""
+        parts = {"planner": planner, "bridge": bridge, "dit": dit}
+        parts = {name: part for name, part in parts.items() if used[name]}
+        more = {"codec": codec, "listener_projector": projector, "audio_encoder": audio_encoder}
+        parts |= {name: part for name, part in more.items() if part is not None}
         with checkpoint.replacing(folder) as aside:
             _save_parts(aside, parts)
             ours.write_vocabulary(aside, vocabulary)
-            if set(parts) == set(ours.TELLING):
+            if set(ours.TELLING) <= set(parts):
                 ours.write_index(aside, parts, settings)
 
-    hooks = Hooks(
-        listen=lambda folder: listening.stories(root, codec, vocabulary, _heard_rows(run), folder),
+    return Root(
+        module=root,
+        losses=lambda root, batch: root(batch, wanted=wanted),
+        source=source,
+        listen=lambda folder: listening.stories(root, codec, audio_encoder, vocabulary, _heard_rows(run), folder),
         finish=lambda: None,
         export=save,
     )
-    return Root(module=root, losses=partial(root, wanted=wanted), source=source, hooks=hooks)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """How a root is built, and which of the model's sizes it is built by."""
 
-    build: Callable[[RunConfig], Root]
+    build: Callable[[RunConfig, Components], Root]
     sizes: tuple[str, ...]
 
 
 KINDS = {
     "codec": Kind(build=_codec, sizes=("codec",)),
     "text_to_audio": Kind(build=_text_to_audio, sizes=("num_semantic", "text_encoder", "dit", "flow")),
+    "hearing": Kind(build=_hearing, sizes=("num_semantic", "audio_encoder")),
     "audiostory": Kind(
-        build=_audiostory, sizes=("num_semantic", "num_residual", "planner", "lora", "bridge", "dit", "flow")
+        build=_audiostory,
+        sizes=("num_semantic", "num_residual", "planner", "lora", "bridge", "dit", "listener_projector", "flow"),
     ),
 }
-
-
-def component(run: RunConfig, name: str) -> Any:
-    """From the export of the run that `start_from` names, or fresh with the seed of the run."""
-    start = run.stage.start_from.get(name)
-    if start is None:
-        torch.manual_seed(seed_of(run.seed, "weights", name))
-        return _fresh(run, name)
-    folder = _exported(run, start)
-    if not (folder / name).is_dir():
-        raise ValueError(
-            f"stage {run.stage.name} starts from the {name} of {start}, but there is no {folder / name}; train that "
-            f"stage first (python train.py stage={start}), or name another folder under {run.runs}/ in "
-            f"stage.start_from.{name}"
-        )
-    return ours.read_component(folder, name)
-
-
-def _exported(run: RunConfig, start: str) -> Path:
-    """What a run of that name exported, or a model's folder where `start` is a path to one."""
-    return Path(start) if len(Path(start).parts) > 1 else Path(run.runs) / start / "export"
 
 
 def export(folder: Path, components: Mapping[str, nn.Module]) -> None:
@@ -280,68 +370,6 @@ def _save_parts(folder: Path, components: Mapping[str, Any]) -> None:
         part.save_pretrained(folder / name)  # the planner's merges LoRA into what it writes
 
 
-def _fresh(run: RunConfig, name: str) -> nn.Module:
-    sizes = run.model
-    if name == "planner":
-        values = {**sizes.planner, "vocab_size": len(_vocabulary(run))}
-        return Planner.random(config.build(PlannerConfig, values, "model.planner"))
-    if name == "text_encoder":
-        return _fresh_text_encoder(run)
-    cls = {"bridge": Bridge, "dit": VelocityDiT, "codec": Codec}[name]
-    values = dict(getattr(sizes, name))
-    if name == "bridge":
-        values |= {"num_semantic": sizes.num_semantic, "num_residual": sizes.num_residual}
-    return cls(**_checked(cls, values, f"model.{name}"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextEncoderSizes:
-    """Of a fresh T5 encoder. Its feed-forward is gated, as Flan-T5's."""
-
-    width: int
-    layers: int
-    heads: int
-    head_width: int
-    intermediate: int
-
-
-def _fresh_text_encoder(run: RunConfig) -> TextEncoder:
-    from tokenizers import Tokenizer
-    from transformers import T5Config
-
-    sizes = config.build(TextEncoderSizes, run.model.text_encoder, "model.text_encoder")
-    path = Path(run.runs) / run.model.tokenizers / "text_tokenizer" / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"no tokenizer for the text encoder at {path}; make it with scripts/make_tokenizer.py")
-    tokenizer = Tokenizer.from_file(str(path))
-    t5 = T5Config(
-        vocab_size=tokenizer.get_vocab_size(),
-        d_model=sizes.width,
-        num_layers=sizes.layers,
-        num_heads=sizes.heads,
-        d_kv=sizes.head_width,
-        d_ff=sizes.intermediate,
-        feed_forward_proj="gated-gelu",
-    )
-    return TextEncoder.random(t5, tokenizer)
-
-
-def _vocabulary(run: RunConfig) -> Vocabulary:
-    """The one that came with the planner the stage starts from, or the one the model's tokenizers hold."""
-    start = run.stage.start_from.get("planner")
-    folder = _exported(run, start) if start else Path(run.runs) / run.model.tokenizers
-    return ours.read_vocabulary(folder, num_semantic=run.model.num_semantic, num_residual=run.model.num_residual)
-
-
-def _checked(cls: Callable[..., Any], values: Mapping[str, Any], where: str, given: int = 0) -> dict[str, Any]:
-    """Keyword arguments of `cls`, of which the first `given` are not settings. ValueError for one it does not know."""
-    known = list(inspect.signature(cls).parameters)[given:]
-    for key in values:
-        if key not in known:
-            raise ValueError(config.unknown_key(f"{where}.{key}", key, known))
-    return dict(values)
-
-
 def _source(run: RunConfig, name: str) -> config.SourceFiles:
     if name not in run.data.sources:
         raise ValueError(
@@ -351,25 +379,90 @@ def _source(run: RunConfig, name: str) -> config.SourceFiles:
 
 
 def _manifest(run: RunConfig, name: str, val: bool) -> manifest.Manifest:
+    """For stages that need the recordings themselves, which shards do not hold."""
+    path = _path(run, name, val)
+    if Path(path).is_dir():
+        raise ValueError(
+            f"stage {run.stage.name} reads recordings, and data.sources.{name} names the folder {path}; name a manifest"
+        )
+    return manifest.read(path, damaged_share=run.data.damaged_share)
+
+
+def _rows(run: RunConfig, name: str, val: bool) -> manifest.Manifest | ShardSet:
+    """A manifest, or a folder of shards, which hold their tensors themselves."""
+    path = _path(run, name, val)
+    if Path(path).is_dir():
+        return ShardSet(path, damaged_share=run.data.damaged_share)
+    return _manifest(run, name, val)
+
+
+def _path(run: RunConfig, name: str, val: bool) -> str:
     files = _source(run, name)
-    return manifest.read(files.val if val and files.val else files.train, damaged_share=run.data.damaged_share)
+    return files.val if val and files.val else files.train
 
 
-def _store(run: RunConfig, name: str, val: bool, rows: manifest.Manifest) -> Store | None:
-    """The source's latents and teacher states; None for one that has words alone.
+def _store(
+    run: RunConfig, name: str, val: bool, rows: manifest.Manifest | ShardSet, codec: Codec | None
+) -> Store | ShardSet | None:
+    """The source's latents, teacher states and features; None for one that has words alone.
 
-    ValueError for a store that lacks what its source could give and the stage learns by.
+    ValueError for a store that lacks what its source could give and the stage learns by, or whose latents are another
+    codec's.
     """
     folder = _source(run, name).val_latents if val else _source(run, name).train_latents
-    if folder is None:
+    if isinstance(rows, ShardSet):
+        store: Store | ShardSet = rows
+        recorded, told = bool(rows.lengths.frames.any()), bool(rows.lengths.clips.any())
+    elif folder is None:
         return None
-    store = Store(folder, manifest_fingerprint=rows.fingerprint)
-    if "semantic" in run.stage.losses and not store.has_teacher:
+    else:
+        store = Store(folder, manifest_fingerprint=rows.fingerprint)
+        recorded = any(clip.audio is not None for row in rows.rows for clip in row.clips)
+        told = any(row.clips for row in rows.rows)
+    if "semantic" in run.stage.losses and told and not store.has_teacher:
         raise ValueError(f"{folder} holds no teacher states; run scripts/encode_latents.py again with --text_encoder")
-    recorded = any(clip.audio is not None for row in rows.rows for clip in row.clips)
     if "flow" in run.stage.losses and recorded and not store.has_codec:
         raise ValueError(f"{folder} holds no latents; run scripts/encode_latents.py again with --codec")
+    if codec is not None and recorded and isinstance(store, Store) and isinstance(rows, manifest.Manifest):
+        _check_codec(codec, rows, store)
     return store
+
+
+def _check_codec(codec: Codec, rows: manifest.Manifest, store: Store) -> None:
+    """ValueError when stored latents are not those of the codec that the model will be exported with: encodes one
+    recording again. Codecs that were rounded to half precision pass."""
+    recorded = ((row.clip_key(0), row.clips[0].audio) for row in rows.rows if row.clips)
+    found = next(((key, path) for key, path in recorded if path and path.is_file() and store.has_latents(key)), None)
+    if found is None:
+        return
+    key, path = found
+    samples = read_samples(path, sample_rate=codec.sample_rate, audio_channels=codec.config["audio_channels"])
+    with torch.no_grad():
+        encoded = codec.encode(torch.from_numpy(samples)[None])[0]
+    stored = store.latents(key)
+    if encoded.shape != stored.shape or (encoded - stored).abs().mean() > MOST_LATENT_ERROR:
+        raise ValueError(
+            f"the latents in {store.folder} are not those of this stage's codec (seen on {key}); run "
+            "scripts/encode_latents.py again with that --codec, or name in weights.codec the one they were made with"
+        )
+
+
+def _check_listening(run: RunConfig, name: str, lengths: Lengths, projector: ListenerProjector | None) -> None:
+    """ValueError when rows hold recordings that the model cannot hear."""
+    if projector is None:
+        raise ValueError(
+            f"the rows of {name} hold recordings, and stage {run.stage.name} has no listener; give it a part that "
+            "learns listener_projector.*, or leave that source out of the mixture"
+        )
+    if lengths.num_listening != projector.num_tokens:
+        raise ValueError(
+            f"{name} was listened to at {lengths.num_listening} tokens a window, the listener has "
+            f"{projector.num_tokens}; run scripts/encode_latents.py again with --num_listening {projector.num_tokens}"
+        )
+
+
+def _learns(run: RunConfig, component: str) -> bool:
+    return any(pattern.startswith(f"{component}.") for part in run.stage.parts.values() for pattern in part.learns)
 
 
 def _check_targets(run: RunConfig, sources: Sequence[Source]) -> None:
@@ -384,9 +477,16 @@ def _check_targets(run: RunConfig, sources: Sequence[Source]) -> None:
 
 
 def _heard_rows(run: RunConfig) -> list[manifest.Row]:
-    """The first rows of the first held-out manifest: the same at every listening."""
-    name = next(iter(run.stage.mixture))
-    return list(_manifest(run, name, True).rows[: run.stage.pace.listen_items])
+    """The first rows of each held-out source, one of each in turn: the same at every listening."""
+    num = run.stage.pace.listen_items
+    found = []
+    for name in run.stage.mixture:
+        rows = _rows(run, name, True)
+        if isinstance(rows, ShardSet):
+            found.append([rows.read(number)[0] for number in range(min(num, len(rows)))])
+        else:
+            found.append(list(rows.rows[:num]))
+    return [row for turn in zip_longest(*found) for row in turn if row is not None][:num]
 
 
 def _data_seed(run: RunConfig, name: str, val: bool) -> int:

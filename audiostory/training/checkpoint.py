@@ -2,11 +2,14 @@
 
 A checkpoint holds what cannot be had again: the parameters that learn, the buffers, the averages, the optimiser and the
 step. What rests comes back from where the stage started; random numbers need no saving, since every step seeds its own.
+`state.json` says what run it is of, and `files.json` what each file must be, so that a damaged one is not gone on from.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,78 +18,109 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
+from audiostory.training.engine import Engine
 from audiostory.training.optim import Averages, Optimizers
 
-MODEL, AVERAGES, OPTIMIZER, STATE = "model.safetensors", "averages.safetensors", "optimizer.pt", "state.json"
+log = logging.getLogger(__name__)
+
+STATE, FILES = "state.json", "files.json"
+SCORE = "validation"  # in the state, after a step that was validated: the weighted sum of the held-out losses
+UNWRITABLE = (OSError, RuntimeError, SafetensorError)  # what the writers raise when the disk is full
 
 
-def save(folder: Path, step: int, root: nn.Module, optimizer: Optimizers, averages: Averages, keep: int) -> Path:
-    """Writes `folder`/step_000500 after 500 steps, and removes all but the newest `keep`."""
+def save(
+    folder: Path,
+    step: int,
+    engine: Engine,
+    root: nn.Module,
+    optimizer: Optimizers,
+    averages: Averages,
+    *,
+    state: Mapping[str, Any],
+    keep: int,
+) -> None:
+    """Writes `folder`/step_000500 after 500 steps, with `state`; all processes must call.
+
+    Then only the newest `keep` stay, and of the validated ones the best. OSError when it cannot be written; what was
+    there stays.
+    """
     final = folder / f"step_{step:06d}"
-    with replacing(final) as aside:
-        save_file(learnt(root), aside / MODEL)
-        if averages.averaged:
-            save_file(averages.averaged, aside / AVERAGES)
-        torch.save(optimizer.state_dict(), aside / OPTIMIZER)
-        (aside / STATE).write_text(json.dumps({"step": step}))
-    for old in complete(folder)[:-keep]:
-        shutil.rmtree(old)
-    return final
-
-
-def load(checkpoint: Path, root: nn.Module, optimizer: Optimizers, averages: Averages) -> int:
-    """Puts a checkpoint back into place; the number of steps done. ValueError when it does not fit or is damaged."""
+    aside = _aside(final)
     try:
-        step = json.loads((checkpoint / STATE).read_text())["step"]
-        _fill(learnt(root), load_file(checkpoint / MODEL), checkpoint / MODEL)
-        if averages.averaged:
-            _fill(averages.averaged, load_file(checkpoint / AVERAGES), checkpoint / AVERAGES)
-        optimizer.load_state_dict(torch.load(checkpoint / OPTIMIZER, weights_only=True, map_location="cpu"))
-    except (OSError, SafetensorError, RuntimeError, KeyError, EOFError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"the checkpoint {checkpoint} cannot be read ({type(error).__name__}: {error}); delete that folder to go "
-            "on from the one before it, or start anew with resume=false"
+        if engine.main:
+            _empty(aside)
+        engine.wait()
+        engine.save(aside, root, optimizer, averages)
+        engine.wait()
+        if engine.main:
+            (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n")
+            (aside / FILES).write_text(json.dumps(_digests(aside), indent=2) + "\n")
+            _put(aside, final)
+            for path in _superfluous(folder, keep):
+                shutil.rmtree(path)
+    except UNWRITABLE as error:
+        if engine.main:
+            shutil.rmtree(aside, ignore_errors=True)
+        before = complete(folder)
+        goes_on = f"goes on from {before[-1].name}" if before else "starts from the beginning"
+        raise OSError(
+            f"the checkpoint of step {step} could not be written to {folder} ({error}); make room, then the same "
+            f"command {goes_on}"
         ) from error
-    return step
+    engine.wait()
+
+
+def load(folder: Path, engine: Engine, root: nn.Module, optimizer: Optimizers, averages: Averages) -> int:
+    """Goes on from the newest whole checkpoint; the steps done, 0 without one. All processes must call.
+
+    A damaged one is named, put aside, and the one before it taken. ValueError when all are damaged, or when the
+    checkpoint does not fit the stage.
+    """
+    newest = engine.gather(_newest(folder) if engine.main else None)[0]
+    if newest is None:
+        return 0
+    try:
+        engine.load(newest, root, optimizer, averages)
+    except (OSError, SafetensorError, RuntimeError, KeyError, EOFError) as error:
+        raise ValueError(
+            f"the checkpoint {newest} cannot be gone on from ({type(error).__name__}: {error}); go on with the runtime "
+            "that wrote it, or start anew with resume=false"
+        ) from error
+    return read_state(newest)["step"]
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / STATE).read_text())
 
 
 @contextmanager
 def replacing(final: Path) -> Iterator[Path]:
     """A new folder to fill, which then takes the place of `final`; when filling it fails, `final` stays as it was."""
-    aside = final.with_name(f".{final.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
-    for path in aside.rglob("*"):
-        _to_disk(path)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(aside, final)
-    _to_disk(final.parent)
+    aside = _aside(final)
+    _empty(aside)
+    try:
+        yield aside
+        _put(aside, final)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def clear(output: Path) -> None:
     """Forgets what a run has done so far: its checkpoints and its logs."""
     for name in ("checkpoints", "listen", "tensorboard"):
         shutil.rmtree(output / name, ignore_errors=True)
-    (output / "log.jsonl").unlink(missing_ok=True)
+    for name in ("log.jsonl", "not_finite.jsonl"):
+        (output / name).unlink(missing_ok=True)
 
 
 def complete(folder: Path) -> list[Path]:
-    """All whole checkpoints, oldest first."""
+    """All checkpoints that were written to their end, oldest first."""
     found = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
-
-
-def learnt(root: nn.Module) -> dict[str, Tensor]:
-    """Views of what training changes: the parameters that learn, and the buffers that belong to the weights."""
-    tensors = {name: p.detach() for name, p in root.named_parameters() if p.requires_grad}
-    kept = root.state_dict(keep_vars=True)
-    return tensors | {name: buffer for name, buffer in root.named_buffers() if name in kept}
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
@@ -99,18 +133,68 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if old == new else [f"{where}: {old} -> {new}"]
 
 
-@torch.no_grad()
-def _fill(targets: Mapping[str, Tensor], values: Mapping[str, Tensor], source: Path) -> None:
-    wrong = sorted(set(targets) ^ set(values))
-    wrong += [name for name in targets if name in values and targets[name].shape != values[name].shape]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+def _newest(folder: Path) -> Path | None:
+    checkpoints = complete(folder)
+    for path in reversed(checkpoints):
+        if not (fault := _fault(path)):
+            return path
+        damaged = path.with_name(f"damaged_{path.name}")
+        shutil.rmtree(damaged, ignore_errors=True)
+        path.rename(damaged)
+        log.warning("the checkpoint %s is damaged (%s) and now lies in %s", path, fault, damaged.name)
+    if checkpoints:
         raise ValueError(
-            f"{source} does not hold what this stage learns: {', '.join(wrong[:5])}{more}; was it written with another "
-            "configuration? Give this run another output"
+            f"every checkpoint in {folder} is damaged, see the damaged_* folders there; bring one back from a copy, or "
+            "start anew with resume=false"
         )
-    for name, target in targets.items():
-        target.copy_(values[name])
+    return None
+
+
+def _fault(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's files; empty when nothing is."""
+    try:
+        expected = json.loads((checkpoint / FILES).read_text())
+        wrong = [name for name, digest in expected.items() if _digest(checkpoint / name) != digest]
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return f"{', '.join(wrong)} changed since it was written" if wrong else ""
+
+
+def _superfluous(folder: Path, keep: int) -> list[Path]:
+    checkpoints = complete(folder)
+    scores = {path: score for path in checkpoints if (score := read_state(path).get(SCORE)) is not None}
+    best = min(scores, key=scores.__getitem__) if scores else None
+    return [path for path in checkpoints[:-keep] if path != best]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILES)
+    return {str(path.relative_to(folder)): _digest(path) for path in files}
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _aside(final: Path) -> Path:
+    return final.with_name(f".{final.name}.part")
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _put(aside: Path, final: Path) -> None:
+    for path in aside.rglob("*"):
+        _to_disk(path)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(aside, final)
+    _to_disk(final.parent)
 
 
 def _to_disk(path: Path) -> None:

@@ -33,6 +33,8 @@ class ModelSizes:
     dit: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
     codec: Mapping[str, Any]
+    audio_encoder: Mapping[str, Any] = field(default_factory=dict)
+    listener_projector: Mapping[str, Any] = field(default_factory=dict)
     flow: Mapping[str, Any] = field(default_factory=dict)  # conditioning dropout, how sigma is drawn
     settings: Mapping[str, Any] = field(default_factory=dict)  # what an exported model is told with
 
@@ -57,15 +59,52 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Where the steps happen. One process for now; `loop` says where many will enter."""
+    """Where the steps happen, and on how many processes. It decides how a step's batch is cut, never what is in it."""
 
-    device: str = "cpu"
+    device: str = "cpu"  # auto: a GPU where there is one
+    processes: Literal["one", "ddp", "deepspeed"] = "one"
+    micro_batches: int | None = None  # pieces that a step's batch is cut into, over all processes; null: one for each
+    deepspeed: Mapping[str, Any] = field(default_factory=dict)  # DeepSpeed's own configuration
     autocast: Literal["bfloat16", "none"] = "bfloat16"
+    frozen: Literal["float32", "bfloat16"] = "float32"  # what parameters that rest are kept in
+    gradient_checkpointing: bool = False  # a third more computing, for much less memory
     threads: int | None = None
     workers: int = 0  # processes that read ahead; 0 reads in the loop, best on two cores
     compile: bool = False  # the networks' blocks: minutes at the start, faster steps from then on
     attention: Literal["sdpa", "eager"] = "sdpa"  # the planner's; compiled on a CPU, eager is the faster one
+    skip_not_finite: int = 0  # steps with a loss or gradient that is not finite to leave out before stopping
     minutes: float | None = None  # save and stop after so long; the same command goes on
+
+    @property
+    def zero_stage(self) -> int:
+        return self.deepspeed.get("zero_optimization", {}).get("stage", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Where a component comes from when `stage.start_from` does not have it: a run's name, a folder, or null: fresh.
+
+    A folder may be ours, Qwen2.5's, Flan-T5's, Whisper's, TangoFlux's or the released checkpoint's; its files tell.
+    """
+
+    name: str = "random"
+    planner: str | None = None
+    bridge: str | None = None
+    dit: str | None = None
+    codec: str | None = None
+    text_encoder: str | None = None
+    audio_encoder: str | None = None
+    listener_projector: str | None = None
+    tangoflux: str | None = None  # beside the released checkpoint: the folder of its VAE and the DiT's sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logger:
+    """Where a run is watched, beside the console and `log.jsonl`. wandb's key comes from the environment."""
+
+    kind: Literal["none", "tensorboard", "wandb"] = "tensorboard"
+    project: str = "audiostory"
+    mode: Literal["online", "offline"] = "offline"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +114,10 @@ class RunConfig:
     stage: Stage
     model: ModelSizes
     data: Data
+    weights: Weights = Weights()
     runtime: Runtime = Runtime()
-    logger: Literal["none", "tensorboard", "wandb"] = "tensorboard"
-    runs: str = "runs"  # the folder whose subfolders `stage.start_from` names
+    logger: Logger = Logger()
+    runs: str = "runs"  # the folder whose subfolders `stage.start_from` and `weights` name
     output: str = "runs/unnamed"
     seed: int = 0
     resume: bool = True
@@ -103,6 +143,12 @@ def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
             return typing.cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_readable(error)) from error
+
+
+def as_yaml(composed: Mapping[str, Any]) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(dict(composed)))
 
 
 def build(cls: type[T], data: Any, where: str = "") -> T:

@@ -18,7 +18,8 @@ from audiostory.model.audiostory import AudioStory, TextToAudio
 from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT, guided_velocity
 from audiostory.model.inputs import Condition
-from audiostory.story import Instruction, Vocabulary, script
+from audiostory.model.listener import AudioEncoder, Listener
+from audiostory.story import Vocabulary, script
 
 STEPS, GUIDANCE, SEED = 25, 3.0, 0
 MAX_NEW_TOKENS = 1600
@@ -50,14 +51,30 @@ def captions(root: TextToAudio, codec: Codec | None, num_tokens: int, rows: Sequ
     (folder / "captions.txt").write_text("".join(lines), encoding="utf-8")
 
 
-def stories(root: AudioStory, codec: Codec | None, vocabulary: Vocabulary, rows: Sequence[Row], folder: Path) -> None:
-    """What the planner writes for each row's instruction; with a codec, its events in sound, one after the other."""
+def stories(
+    root: AudioStory,
+    codec: Codec | None,
+    audio_encoder: AudioEncoder | None,
+    vocabulary: Vocabulary,
+    rows: Sequence[Row],
+    folder: Path,
+) -> None:
+    """What the planner writes for each row: an answer beside the true one, or a story; with a codec, its events in
+    sound, one after the other. Rows that hold a recording are left out where nothing hears it."""
     folder.mkdir(parents=True, exist_ok=True)
+    listener = Listener(audio_encoder, root.listener_projector, room=MAX_NEW_TOKENS)
     for row in rows:
-        text, written = _plan(root, vocabulary, row.instruction)
-        (folder / f"{row.id}.txt").write_text(text, encoding="utf-8")
+        if row.instruction.audio is not None and not listener.max_seconds:
+            continue
+        recording = listener.open(row.instruction.audio)
+        asked = (script.question if row.answer else script.prompt)(
+            row.instruction, vocabulary, num_listening=recording.num_tokens
+        )
+        written = root.planner.write(asked, vocabulary, heard=listener.hear(recording), max_new_tokens=MAX_NEW_TOKENS)
+        truth = f"\nthe answer: {row.answer}\n" if row.answer else "\n"
+        (folder / f"{row.id}.txt").write_text(_readable(asked, written.ids, vocabulary) + truth, encoding="utf-8")
         events = script.read(written.ids, vocabulary, total_seconds=row.instruction.total_seconds).storyline.events
-        if codec is None or not events:
+        if codec is None or row.answer or not events:
             continue
         seconds = [min(max(event.seconds, 0.5), root.dit.max_seconds) for event in events]
         tokens = root.bridge(written.bridge).fused
@@ -65,12 +82,11 @@ def stories(root: AudioStory, codec: Codec | None, vocabulary: Vocabulary, rows:
         _write(folder / f"{row.id}.wav", np.concatenate(clips, axis=1), codec)
 
 
-def _plan(root: AudioStory, vocabulary: Vocabulary, instruction: Instruction):
-    prompt = script.prompt(instruction, vocabulary)
-    written = root.planner.write(prompt, vocabulary, max_new_tokens=MAX_NEW_TOKENS)
-    numbered = {*vocabulary.semantic_ids, *vocabulary.residual_ids}  # too many to read, and always the same
-    answer = vocabulary.decode([token for token in written.ids if token not in numbered])
-    return f"{vocabulary.decode(prompt)}\n{answer}\n", written
+def _readable(asked: Sequence[int], written: Sequence[int], vocabulary: Vocabulary) -> str:
+    """Without the tokens that are too many to read, and always the same."""
+    unread = {*vocabulary.semantic_ids, *vocabulary.residual_ids, vocabulary.listening}
+    texts = (vocabulary.decode([token for token in ids if token not in unread]) for ids in (asked, written))
+    return "\n".join(texts)
 
 
 def _render(

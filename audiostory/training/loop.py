@@ -1,20 +1,20 @@
 """The training loop: next batch, losses, backward, step; then log, validate, listen, save.
 
-It knows no stage and no model: a root module and its losses, a mixture whose items are the batches of each step, and a
-Stage that says the rest. Everything random in a step is seeded by (seed, step), so a run that was killed and goes on
-from a checkpoint gives the same losses as one that was not, on a CPU to the last bit.
-
-One process. Where many will enter: `accelerate` prepares root and optimiser in `Training.__init__`, `step` calls its
-backward and clipping, the sampler takes every n-th batch, and only the first process writes.
+It knows no stage and no model: a root module and its losses, a mixture whose items are the micro-batches of each step,
+a Stage that says the rest, and an Engine that says on how many processes. Everything random in a micro-batch is seeded
+by (seed, step, place in the step), so a run that was killed and goes on from a checkpoint gives the same losses as one
+that was not, on a CPU to the last bit, and several processes give those of one that cuts its batches alike.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,149 +22,201 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from audiostory.dataset.batch import fill
 from audiostory.dataset.mixture import Mixture, seed_of
 from audiostory.model.inputs import Losses
 from audiostory.training import checkpoint, optim
 from audiostory.training.config import Runtime
+from audiostory.training.engine import Engine
 from audiostory.training.journal import Journal
+from audiostory.training.measures import Measures
+from audiostory.training.optim import TOTAL
 from audiostory.training.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What a kind of root does beside the steps. `listen` writes samples, `finish` runs once before `export`."""
+    """What a kind of root does beside the steps. `listen` writes samples, `finish` runs once before `export`.
+
+    `rebuild` makes root and hooks anew, to export a model whose parameters lie scattered over processes.
+    """
 
     listen: Callable[[Path], None]
     finish: Callable[[], None]
     export: Callable[[Path], None]
-
-
-@dataclass
-class _Window:
-    """What happened since the last log line; the tensors stay on the device until then."""
-
-    losses: list[dict[str, Tensor]] = field(default_factory=list)
-    totals: list[Tensor] = field(default_factory=list)
-    norms: list[Tensor] = field(default_factory=list)
-    ids: list[tuple[str, ...]] = field(default_factory=list)
-    content: float = 0.0
-    room: float = 0.0
-    waited: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
+    rebuild: Callable[[], tuple[nn.Module, Hooks]]
 
 
 class Training:
-    """One stage's run: `losses(batch)` of `root`, on the batches that `train` makes for each step."""
+    """One stage's run: `losses(root, batch)` on the micro-batches that `train` makes for each step."""
 
     def __init__(
         self,
         root: nn.Module,
         stage: Stage,
         *,
-        losses: Callable[[Any], Losses],
+        losses: Callable[[nn.Module, Any], Losses],
         train: Mixture,
         val: Mixture | None,
         hooks: Hooks,
         runtime: Runtime,
+        engine: Engine,
         seed: int,
     ):
-        self.root, self.stage, self.train, self.val, self.hooks = root.to(runtime.device), stage, train, val, hooks
-        self.runtime, self.seed = runtime, seed
-        self.parts = optim.open_parts(self.root, stage)
-        self.optimizer = optim.optimizers(self.root, self.parts, stage)
-        self.averages = optim.Averages(self.parts, stage)
-        self._losses = losses
+        self.root, self.stage, self.train, self.val, self.hooks = root, stage, train, val, hooks
+        self.runtime, self.engine, self.seed = runtime, engine, seed
+        self.parts = optim.open_parts(root, stage)
+        if runtime.frozen == "bfloat16":
+            for parameter in root.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.bfloat16()
         if runtime.compile:
             for block in root.compilable_blocks():  # type: ignore[operator]
                 block.compile(dynamic=True)
+        root.to(engine.device)
+        self.optimizer = optim.optimizers(root, self.parts, stage)
+        self.model = engine.prepare(root, self.optimizer)
+        self.averages = optim.Averages(self.parts, stage)
+        self._losses = losses
+        self._skipped = 0
 
-    def run(self, output: Path, *, journal: Callable[[int], Journal]) -> bool:
+    def run(self, output: Path, *, journal: Callable[[int], Journal], about: Mapping[str, Any] | None = None) -> bool:
         """Trains until the stage's steps are done and exports, or saves and stops early; whether it came to the end.
 
-        A checkpoint in `output` is gone on from. Raises ValueError, with the batch's rows, when a loss is not finite.
+        A checkpoint in `output` is gone on from; `about` is kept with each. Raises ValueError, with the batch's rows,
+        when more losses are not finite than may be.
         """
-        checkpoints = output / "checkpoints"
-        found = checkpoint.complete(checkpoints)
-        done = checkpoint.load(found[-1], self.root, self.optimizer, self.averages) if found else 0
+        self._checkpoints, self._about = output / "checkpoints", dict(about or {})
+        done = checkpoint.load(self._checkpoints, self.engine, self.root, self.optimizer, self.averages)
         log = journal(done)
         try:
             with _stop_signals() as stopped:
-                done = self._steps(done, checkpoints, output / "listen", log, stopped)
+                done = self._steps(done, output, log, stopped)
         finally:
             log.close()
-        if done < self.stage.steps:
-            return False
-        self.root.eval()
-        with self.averages.in_place():
-            self.hooks.finish()
-            self.hooks.export(output / "export")
-        return True
+        finished = done == self.stage.steps
+        if finished:
+            self._export(output / "export")
+        self.engine.close()
+        return finished
 
-    def _steps(self, done: int, checkpoints: Path, listen: Path, log: Journal, stopped: list[int]) -> int:
-        pace, deadline = self.stage.pace, time.monotonic() + 60 * (self.runtime.minutes or float("inf"))
-        window = _Window()
-        for batch, waited in self._batches(done):
+    def _steps(self, done: int, output: Path, log: Journal, stopped: list[int]) -> int:
+        pace, deadline = self.stage.pace, time.monotonic() + 60 * (self.runtime.minutes or math.inf)
+        window = Measures()
+        for batches, waited in self._batches(done):
             window.waited += waited
-            self._remember(window, batch, *self.step(done, batch))
+            if not self.step(done, batches, window):
+                self._note_not_finite(output, window)
             done += 1
-            last = done == self.stage.steps or bool(stopped) or time.monotonic() > deadline
+            ended = self.engine.any(bool(stopped) or time.monotonic() > deadline)
+            last = ended or done == self.stage.steps
             told = last or _due(done, pace.log) or _due(done, pace.save)
+            state = dict(self._about)
             if told:
-                self._report(done, window, log)
+                self._report(done, window, log, output)
             if _due(done, pace.validate) and self.val is not None:
-                log.write(done, self.validate())
+                found = self.validate()
+                log.write(done, {f"val/{name}": value for name, value in found.items()})
+                state[checkpoint.SCORE] = sum(w * found[n] for n, w in self.stage.losses.items() if n in found)
             if _due(done, pace.listen):
-                with self._quietly():
-                    self.hooks.listen(listen / f"step_{done:06d}")
+                self._listen(output / "listen" / f"step_{done:06d}", done, log)
             if last or _due(done, pace.save):
-                checkpoint.save(checkpoints, done, self.root, self.optimizer, self.averages, pace.keep)
+                checkpoint.save(
+                    self._checkpoints,
+                    done,
+                    self.engine,
+                    self.root,
+                    self.optimizer,
+                    self.averages,
+                    state=state,
+                    keep=pace.keep,
+                )
             log.progress.update(1)
             if last:
                 break
             if told:
-                window = _Window()
+                window = Measures()
         return done
 
-    def step(self, index: int, batch: Any) -> tuple[Losses, Tensor, Tensor]:
-        """One optimiser step, the `index`-th: the losses by name, their weighted sum and the gradient's norm."""
-        torch.manual_seed(seed_of(self.seed, "step", index))
+    def step(self, index: int, batches: Sequence[Any], measures: Measures) -> bool:
+        """The `index`-th optimiser step on this process's micro-batches, noted in `measures`; False if left out."""
         self.root.train()
         optim.set_rates(self.optimizer, self.stage.optimizer, index, self.stage.steps)
-        losses, total = self._compute(batch)
-        total.backward()
-        learning = [p for named in self.parts.values() for p in named.values()]
-        norm = nn.utils.clip_grad_norm_(learning, self.stage.optimizer.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        careful, sound = self.runtime.skip_not_finite > 0, True
+        for turn, batch in enumerate(batches):
+            place = self.engine.rank + turn * self.engine.world
+            torch.manual_seed(seed_of(self.seed, "step", index, place))
+            with self.engine.micro_batch():
+                losses, total = self._compute(batch)
+                measures.add(index, batch, losses, total)
+                if careful and self.engine.any(not total.isfinite()):
+                    sound = False
+                    break
+                self.engine.backward(total)
+        if not sound:
+            self.optimizer.zero_grad()
+            return False
+        norms = self.engine.step(self.optimizer, self.parts, careful)
+        measures.norms[index] = norms
+        if careful and not norms[TOTAL].isfinite():
+            return False
         self.averages.update(index)
-        return losses, total.detach(), norm.detach()
+        return True
 
     def _compute(self, batch: Any) -> tuple[Losses, Tensor]:
-        device = self.runtime.device
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=self.runtime.autocast == "bfloat16"):
-            losses = self._losses(batch.to(device, non_blocking=True))
+        device = self.engine.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.runtime.autocast == "bfloat16"):
+            losses = self._losses(self.model, batch.to(device, non_blocking=True))
             return losses, losses.weighted(self.stage.losses)
 
-    def validate(self) -> dict[str, float]:
-        """Mean losses on the first held-out batches, with the same noise each time, as {"val/flow": ...}."""
+    def validate(self) -> Mapping[str, float]:
+        """Mean losses by name on the first held-out batches, with the same noise each time."""
         assert self.val is not None
-        found: dict[str, list[Tensor]] = {}
+        engine, found = self.engine, Measures()
         with self._quietly():
             for index in range(self.stage.pace.validate_batches):
-                torch.manual_seed(seed_of(self.seed, "validate", index))
-                for name, value in self._compute(self.val[index])[0].named.items():
-                    found.setdefault(f"val/{name}", []).append(value)
-        return {name: _mean(values) for name, values in found.items()}
+                for place in range(engine.rank, engine.micro_batches, engine.world):
+                    torch.manual_seed(seed_of(self.seed, "validate", index, place))
+                    batch = self.val[index * engine.micro_batches + place]
+                    found.add(index, batch, *self._compute(batch))
+        return Measures.together(engine.gather(found.summary())).losses
 
-    def _batches(self, done: int) -> Iterator[tuple[Any, float]]:
-        """The batches of the steps still to do, and the seconds each was waited for."""
-        mixture = cast("Dataset[Any]", self.train)
-        steps = range(done, self.stage.steps)
-        batches = iter(DataLoader(mixture, batch_size=None, sampler=steps, num_workers=self.runtime.workers))
+    def _listen(self, folder: Path, step: int, log: Journal) -> None:
+        with self._quietly():
+            whole = self._whole()
+            if whole is not None:
+                whole[1].listen(folder)
+        log.examples(step, folder)
+        self.engine.wait()
+
+    def _export(self, folder: Path) -> None:
+        with self._quietly():
+            whole = self._whole()
+            if whole is not None:
+                whole[1].finish()
+                whole[1].export(folder)
+
+    def _whole(self) -> tuple[nn.Module, Hooks] | None:
+        """Root and hooks in the main process, None in the others. Of a model that lies scattered, a copy is put
+        together there, because the original runs only in all processes at once."""
+        root, hooks = self.root, self.hooks
+        if self.engine.shared:
+            state = self.engine.whole_state(root)
+            if self.engine.main:
+                root, hooks = self.hooks.rebuild()
+                root.load_state_dict(state)
+                root.eval().to(self.engine.device)
+        return (root, hooks) if self.engine.main else None
+
+    def _batches(self, done: int) -> Iterator[tuple[list[Any], float]]:
+        """This process's micro-batches of the steps still to do, and the seconds each step's were waited for."""
+        mixture, engine, workers = cast("Dataset[Any]", self.train), self.engine, self.runtime.workers
+        places = range(engine.rank, engine.micro_batches, engine.world)
+        order = [step * engine.micro_batches + place for step in range(done, self.stage.steps) for place in places]
+        batches = iter(DataLoader(mixture, batch_size=None, sampler=order, num_workers=workers))
         while True:
             asked = time.perf_counter()
-            if (batch := next(batches, None)) is None:
+            batch = [one for one in (next(batches, None) for _ in places) if one is not None]
+            if len(batch) < engine.rounds:
                 return
             yield batch, time.perf_counter() - asked
 
@@ -176,51 +228,36 @@ class Training:
         with torch.no_grad(), self.averages.in_place(), torch.compiler.set_stance("force_eager"):
             yield
 
-    def _remember(self, window: _Window, batch: Any, losses: Losses, total: Tensor, norm: Tensor) -> None:
-        window.losses.append({name: value.detach() for name, value in losses.named.items()})
-        window.totals.append(total)
-        window.norms.append(norm)
-        window.ids.append(batch.sample_ids)
-        content, room = fill(batch)
-        window.content += content
-        window.room += room
-
-    def _report(self, done: int, window: _Window, log: Journal) -> None:
+    def _report(self, done: int, window: Measures, log: Journal, output: Path) -> None:
         """Writes the window's means. ValueError when something in it was not finite: nothing is saved after that."""
-        totals, norms = torch.stack(window.totals).tolist(), torch.stack(window.norms).tolist()
-        for index, (total, norm) in enumerate(zip(totals, norms, strict=True)):
-            if not abs(total) + norm < float("inf"):
-                values = {name: value.item() for name, value in window.losses[index].items()}
-                raise ValueError(
-                    f"step {done - len(totals) + index}: the loss is {total} and the gradient's norm {norm} ({values}) "
-                    f"on the rows {', '.join(window.ids[index])}. Look at those rows, or lower the learning rate; the "
-                    "last checkpoint is from before"
-                )
-        seconds = time.perf_counter() - window.began
-        names = dict.fromkeys(name for losses in window.losses for name in losses)
-        means = {f"loss/{name}": _mean([losses[name] for losses in window.losses if name in losses]) for name in names}
+        if self.engine.any(not window.finite()) and not self.runtime.skip_not_finite:
+            self._note_not_finite(output, window)
+        found = Measures.together(self.engine.gather(window.summary()))
         rates = {f"rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
-        log.write(
-            done,
-            {
-                "loss": sum(totals) / len(totals),
-                **means,
-                "gradient_norm": sum(norms) / len(norms),
-                **rates,
-                "seconds_per_step": seconds / len(totals),
-                "waiting_share": window.waited / seconds,
-                "padding_share": 1 - window.content / max(window.room, 1),
-            },
-            {name.removeprefix("loss/"): f"{value:.3f}" for name, value in means.items()},
-        )
+        log.write(done, {**found.values(), **rates}, found.shown())
+
+    def _note_not_finite(self, output: Path, window: Measures) -> None:
+        """Keeps the rows of what was not finite; ValueError once it is more than may be left out."""
+        everyone = [line for lines in self.engine.gather(window.take_not_finite()) for line in lines]
+        first = min(everyone, key=lambda line: line["step"])
+        if not self.runtime.skip_not_finite:  # the steps after it went on from it
+            everyone = [line for line in everyone if line["step"] == first["step"]]
+        if self.engine.main:
+            with (output / "not_finite.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in everyone)
+        self._skipped += 1
+        if self._skipped > self.runtime.skip_not_finite:
+            kept = output / "not_finite.jsonl"
+            raise ValueError(
+                f"step {first['step']}: the loss or its gradient is not finite ({first['losses']}, norm "
+                f"{first['norm']}) on the rows {', '.join(first['rows'])}. Look at those rows (more in {kept}), lower "
+                "the learning rate, or let some steps be left out with runtime.skip_not_finite; the last checkpoint "
+                "is from before"
+            )
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _mean(values: Sequence[Tensor]) -> float:
-    return torch.stack(list(values)).float().mean().item()
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from audiostory.training.stages import Optimizer, Stage, choose
 
+TOTAL = "total"  # the norm of all gradients together
+
 
 def open_parts(root: nn.Module, stage: Stage) -> dict[str, dict[str, nn.Parameter]]:
     """Lets exactly the stage's parameters learn, everything else rest: {part: {name: parameter}}."""
@@ -29,6 +31,16 @@ class Optimizers:
 
     def __init__(self, *optimizers: torch.optim.Optimizer):
         self.optimizers = optimizers
+
+    def only_adamw(self) -> torch.optim.AdamW:
+        """For engines that take one optimiser and share out its state element by element, which Muon's is not."""
+        (first, *others) = self.optimizers
+        if others or not isinstance(first, torch.optim.AdamW):
+            raise ValueError(
+                "DeepSpeed shares out AdamW's state, and a part of this stage learns by Muon; set "
+                "stage.parts.NAME.optimizer=adamw for each part, or take runtime=ddp"
+            )
+        return first
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -79,6 +91,18 @@ def optimizers(root: nn.Module, parts: Mapping[str, Mapping[str, nn.Parameter]],
     return Optimizers(*made)
 
 
+def clip(parts: Mapping[str, Mapping[str, nn.Parameter]], max_norm: float) -> dict[str, Tensor]:
+    """Scales all gradients down to a common norm of `max_norm`; the norms before that: TOTAL, and by part.
+
+    A part that the step's batch did not touch has none.
+    """
+    gradients = {part: [p.grad for p in named.values() if p.grad is not None] for part, named in parts.items()}
+    norms = {part: nn.utils.get_total_norm(grads) for part, grads in gradients.items() if grads}
+    total = torch.stack(list(norms.values())).norm()
+    nn.utils.clip_grads_with_norm_([p for named in parts.values() for p in named.values()], max_norm, total)
+    return {TOTAL: total, **norms}
+
+
 def rate_factor(settings: Optimizer, step: int, steps: int) -> float:
     """The share of the peak learning rate at `step`: a linear rise, a plateau, a cosine down to `final_share`."""
     if step < settings.warmup_steps:
@@ -96,12 +120,16 @@ def set_rates(optimizer: Optimizers, settings: Optimizer, step: int, steps: int)
 
 
 class Averages:
-    """Exponential moving averages of the parts that ask for them, in float32. Young averages follow faster."""
+    """Exponential moving averages of the parts that ask for them, in float32. Young averages follow faster.
+
+    Of parameters that DeepSpeed has scattered (ZeRO-3), each process averages its own piece.
+    """
 
     def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]], stage: Stage):
         self.decay = stage.optimizer.ema_decay
-        self.live = {name: p for part, named in parts.items() if stage.parts[part].ema for name, p in named.items()}
-        self.averaged = {name: p.detach().float().clone() for name, p in self.live.items()}
+        asked = {name: p for part, named in parts.items() if stage.parts[part].ema for name, p in named.items()}
+        self.live: dict[str, Tensor] = {name: getattr(p, "ds_tensor", p).detach() for name, p in asked.items()}
+        self.averaged = {name: p.float().clone() for name, p in self.live.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -113,7 +141,7 @@ class Averages:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within, the model carries the averages: for listening, validating and exporting."""
-        kept = {name: p.detach().clone() for name, p in self.live.items()}
+        kept = {name: p.clone() for name, p in self.live.items()}
         self._copy(self.averaged)
         try:
             yield

@@ -7,7 +7,7 @@ data: which parameters a stage opens. No torch here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -56,12 +56,12 @@ class Stage:
 
     name: str
     teaches: str
-    root: Literal["codec", "text_to_audio", "audiostory"]
+    root: Literal["codec", "text_to_audio", "hearing", "audiostory"]
     parts: Mapping[str, Part]
     losses: Mapping[str, float]  # weights by name; a loss that is not named is not computed towards the step
     mixture: Mapping[str, float]  # shares of the data's sources by name
     steps: int
-    start_from: Mapping[str, str] = field(default_factory=dict)  # component -> a run, or a model's folder
+    start_from: str | None = None  # the stage before: a run's name, or a model's folder. What it lacks, `weights` has
     lora: bool = False  # give the planner fresh adapters; they are merged into it when the stage is exported
     optimizer: Optimizer = Optimizer()
     batch: BatchLimits = BatchLimits()  # noqa: RUF009  # frozen

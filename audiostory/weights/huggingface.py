@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, Qwen2Config, T5Config, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from audiostory.model import listener
+from audiostory.model.listener import AudioEncoder
 from audiostory.model.planner import Planner
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.weights import build, files
@@ -50,7 +52,11 @@ FLAN_T5 = KeyMap(
     ignored=["decoder.{rest}", "lm_head.weight"],
 )
 WHISPER = KeyMap(
-    [("model.encoder.{rest}", "whisper/{rest}"), ("encoder.{rest}", "whisper/{rest}")],
+    [
+        ("model.encoder.{rest}", "audio_encoder/encoder.{rest}"),
+        ("encoder.{rest}", "audio_encoder/encoder.{rest}"),
+        ("{rest}", "audio_encoder/encoder.{rest}"),  # an encoder that was saved by itself, as ours
+    ],
     ignored=["model.decoder.{rest}", "decoder.{rest}", "proj_out.weight"],
 )
 
@@ -95,16 +101,39 @@ def read_text_encoder(folder: str | Path, names: Sequence[str] = WEIGHT_FILES) -
     return build.fill_text_encoder(model, source.under("text_encoder/"), read_tokenizer(folder))
 
 
-def read_whisper(folder: str | Path, dtype: torch.dtype = torch.float32) -> WhisperEncoder:
-    """The encoder of a Whisper folder, which hears for the listener."""
+def read_audio_encoder(
+    folder: str | Path, dtype: torch.dtype = torch.float32, names: Sequence[str] = WEIGHT_FILES
+) -> AudioEncoder:
+    """The encoder of a Whisper folder, a whole Whisper's or an encoder's alone, which hears for the listener."""
     folder = Path(folder)
-    tensors = files.open_weights(folder, WEIGHT_FILES)
+    tensors = files.open_weights(folder, names)
     config = _config(WhisperConfig, folder, WHISPER_SIZES, WHISPER_MANNERS)
-    prefix = "model." if any(name.startswith("model.") for name in tensors) else ""
-    build.check_layers(config.encoder_layers, tensors.shapes, f"{prefix}encoder.layers.", folder)
-    encoder = build.on_meta(lambda: WhisperEncoder(config), folder)
-    source = build.Source(WHISPER, tensors, build.shapes_of(encoder, "whisper/"), folder)
-    return build.fill(encoder, source.under("whisper/"), dtype)
+    _check_spectrogram(folder / "preprocessor_config.json", config)
+    prefix = next((start for start in ("model.encoder.", "encoder.") if any(n.startswith(start) for n in tensors)), "")
+    build.check_layers(config.encoder_layers, tensors.shapes, f"{prefix}layers.", folder)
+    encoder = build.on_meta(lambda: AudioEncoder(WhisperEncoder(config)), folder)
+    source = build.Source(WHISPER, tensors, build.shapes_of(encoder, "audio_encoder/"), folder, copied=True)
+    return build.fill(encoder, source.under("audio_encoder/"), dtype)
+
+
+def _check_spectrogram(path: Path, config: WhisperConfig) -> None:
+    """ValueError unless the folder hears by the spectrogram that every Whisper hears by, in windows of its length."""
+    said = files.read_json(path)
+    expected = {
+        "sampling_rate": listener.SAMPLE_RATE,
+        "n_fft": listener.FFT_SAMPLES,
+        "hop_length": listener.HOP_SAMPLES,
+        "feature_size": config.num_mel_bins,
+        "chunk_length": config.max_source_positions // listener.FRAME_RATE,
+    }
+    if wrong := [
+        f"{name} is {files.short(said.get(name))}" for name, value in expected.items() if said.get(name) != value
+    ]:
+        wanted = ", ".join(f"{name} {value}" for name, value in expected.items())
+        raise ValueError(
+            f"{path}: {' and '.join(wrong)}; its config.json and every Whisper have {wanted}. Check that the files "
+            "belong together, or copy the folder again"
+        )
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

@@ -5,7 +5,7 @@
     planner/lora/                         the planner's LoRA, where it is kept apart (weights.lora)
     tokenizer/tokenizer.json              the planner's vocabulary
     text_encoder/                         only training needs it
-    listener_projector/                   of models that hear an instruction
+    audio_encoder/ listener_projector/    of models that listen
     released.json                         what only the released layout has a place for (weights.convert)
 
 Reading is strict: what is missing, damaged, misshaped or of another class is a ValueError that names the file. No
@@ -30,7 +30,7 @@ from torch import nn
 from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT
-from audiostory.model.listener import ListenerProjector
+from audiostory.model.listener import AudioEncoder, ListenerProjector
 from audiostory.model.planner import Planner
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.story import Vocabulary
@@ -45,9 +45,11 @@ CLASSES: dict[str, type[nn.Module]] = {
     "dit": VelocityDiT,
     "codec": Codec,
     "text_encoder": TextEncoder,
+    "audio_encoder": AudioEncoder,
     "listener_projector": ListenerProjector,
 }
 TELLING = ("planner", "bridge", "dit", "codec")  # what telling a story needs
+LISTENING = ("audio_encoder", "listener_projector")  # and what hearing a recording needs besides
 
 _LAYERS = {  # the arguments that count layers, and how those begin in the weights
     "dit": {
@@ -100,21 +102,7 @@ def read_index(folder: str | Path) -> Settings:
     what a file names: a downloaded folder must not choose the code that runs.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"no model folder at {folder}; check the path")
-    if not (folder / INDEX).is_file():
-        raise ValueError(f"{folder} is not an AudioStory model folder: {INDEX} is missing{_what_else(folder)}")
-    index = files.read_json(folder / INDEX)
-    if index.get("_class_name") != PIPELINE:
-        raise ValueError(
-            f"{folder / INDEX} describes a {index.get('_class_name')}, expected {PIPELINE}; check the path"
-        )
-    for name, cls in CLASSES.items():
-        expected = [cls.__module__, cls.__name__]
-        if (name in TELLING or name in index) and index.get(name) != expected:
-            raise ValueError(
-                f"{folder / INDEX}: {name} is {index.get(name)}, expected {expected}; other classes are never loaded"
-            )
+    index = _checked_index(folder)
     values = {key: value for key, value in index.items() if not key.startswith("_") and key not in CLASSES}
     known = [entry.name for entry in fields(Settings)]
     if unknown := sorted(set(values) - set(known)):
@@ -123,6 +111,11 @@ def read_index(folder: str | Path) -> Settings:
         return Settings(**values)
     except ValueError as error:
         raise ValueError(f"{folder / INDEX}: {error}") from error
+
+
+def read_names(folder: str | Path) -> tuple[str, ...]:
+    """The components that a model folder's index names, by their names in CLASSES."""
+    return tuple(name for name in CLASSES if name in _checked_index(Path(folder)))
 
 
 def write_index(folder: str | Path, components: Mapping[str, nn.Module], settings: Settings) -> None:
@@ -157,6 +150,8 @@ def read_component(
         return huggingface.read_planner(part, dtype=dtype, names=lora.BASE_FILES)
     if name == "text_encoder":
         return huggingface.read_text_encoder(part, lora.BASE_FILES)
+    if name == "audio_encoder":
+        return huggingface.read_audio_encoder(part, dtype, lora.BASE_FILES)
     return _read_diffusers(part, name, dtype)
 
 
@@ -203,7 +198,15 @@ def write_vocabulary(folder: str | Path, vocabulary: Vocabulary) -> None:
     vocabulary.tokenizer.save(str(path))
 
 
-def check_fit(planner: Planner, vocabulary: Vocabulary, bridge: Bridge, dit: VelocityDiT, codec: Codec) -> None:
+def check_fit(
+    planner: Planner,
+    vocabulary: Vocabulary,
+    bridge: Bridge,
+    dit: VelocityDiT,
+    codec: Codec,
+    audio_encoder: AudioEncoder | None = None,
+    listener_projector: ListenerProjector | None = None,
+) -> None:
     """ValueError when the components are not of one model."""
     pairs = {
         "planner width and bridge": (planner.qwen.config.hidden_size, bridge.config["planner_width"]),
@@ -213,9 +216,34 @@ def check_fit(planner: Planner, vocabulary: Vocabulary, bridge: Bridge, dit: Vel
         "semantic tokens of vocabulary and bridge": (len(vocabulary.semantic_ids), bridge.num_semantic),
         "residual tokens of vocabulary and bridge": (len(vocabulary.residual_ids), bridge.num_residual),
     }
+    if listener_projector is not None:
+        heard = listener_projector.config
+        pairs["planner width and listener"] = (planner.qwen.config.hidden_size, heard["planner_width"])
+        if audio_encoder is not None:
+            pairs["audio encoder width and listener"] = (audio_encoder.width, heard["audio_width"])
     wrong = [f"{what}: {one} and {other}" for what, (one, other) in pairs.items() if one != other]
     if wrong:
         raise ValueError(f"the components are not of one model ({'; '.join(wrong)}); take all from the same folder")
+
+
+def _checked_index(folder: Path) -> dict[str, Any]:
+    """An index that names our classes and no others."""
+    if not folder.is_dir():
+        raise ValueError(f"no model folder at {folder}; check the path")
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{folder} is not an AudioStory model folder: {INDEX} is missing{_what_else(folder)}")
+    index = files.read_json(folder / INDEX)
+    if index.get("_class_name") != PIPELINE:
+        raise ValueError(
+            f"{folder / INDEX} describes a {index.get('_class_name')}, expected {PIPELINE}; check the path"
+        )
+    for name, cls in CLASSES.items():
+        expected = [cls.__module__, cls.__name__]
+        if (name in TELLING or name in index) and index.get(name) != expected:
+            raise ValueError(
+                f"{folder / INDEX}: {name} is {index.get(name)}, expected {expected}; other classes are never loaded"
+            )
+    return index
 
 
 def _read_diffusers(part: Path, name: str, dtype: torch.dtype) -> Any:

@@ -7,6 +7,8 @@ from benchmark.cases import beep, write_manifest
 
 from audiostory import sound
 from audiostory.benchmark.items import PITCHLESS, as_told, read_told, read_truth
+from audiostory.soundworld.continuations import make_continuation
+from audiostory.soundworld.corpus import write_corpus
 
 
 def rewrite(manifest, change):
@@ -32,6 +34,30 @@ def test_a_row_gives_the_instruction_the_storyline_and_the_truth(corpus):
 
 def test_a_length_that_nobody_asked_for_is_none(corpus):
     assert read_truth(corpus)[1].instruction.total_seconds is None
+
+
+def test_a_continuation_is_read_with_its_opening(tmp_path):
+    write_corpus(tmp_path / "c", kind="continuation", split="test", num=3)
+    for seed, story in enumerate(read_truth(tmp_path / "c" / "manifest.jsonl")):
+        made = make_continuation(seed, "test")
+        assert story.instruction.text == made.story.instruction.text
+        assert story.instruction.audio == tmp_path / "c" / "audio" / story.id / "opening.wav"
+        assert story.instruction.audio.is_file()
+        assert story.storyline == made.story.storyline
+        assert story.opening == tuple(event.caption for event in made.opening.storyline.events)
+        assert story.references == made.references
+        assert [event.name for event in story.events] == [sound.name for sound in made.story.sounds]
+
+
+def test_a_story_has_no_opening(corpus):
+    story = read_truth(corpus)[0]
+    assert (story.opening, story.references, story.instruction.audio) == ((), (), None)
+
+
+def test_a_question_is_no_story(tmp_path):
+    write_corpus(tmp_path / "q", kind="question", split="test", num=1, audio=False)
+    with pytest.raises(ValueError, match="read_questions"):
+        read_truth(tmp_path / "q" / "manifest.jsonl")
 
 
 @pytest.mark.parametrize(

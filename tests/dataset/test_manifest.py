@@ -40,6 +40,37 @@ def test_a_row_may_lack_what_is_optional(tmp_path):
     assert only.clips[0].seconds == 3.0
 
 
+def test_a_row_may_hold_a_recording_that_its_events_follow(tmp_path):
+    (only,) = manifest.read(written(tmp_path, row(heard="openings/1.wav"))).rows
+    assert only.instruction.audio == tmp_path / "openings/1.wav"
+    assert only.heard_key == "openings/1.wav"
+    assert len(only.storyline.events) == 1
+    assert only.answer == ""
+
+
+@pytest.mark.parametrize("events", [[], None, "left out"])
+def test_a_row_may_ask_a_question_in_place_of_events(tmp_path, events):
+    asks = {
+        "id": "q",
+        "instruction": "what is heard?",
+        "answer": "a dog, then rain",
+        "heard": "1.wav",
+        "events": events,
+    }
+    asks = {key: value for key, value in asks.items() if value != "left out"}
+    (only,) = manifest.read(written(tmp_path, asks)).rows
+    assert only.answer == "a dog, then rain"
+    assert only.storyline.events == only.clips == ()
+    assert only.heard_key == "1.wav"
+
+
+def test_a_row_without_a_recording_has_none(tmp_path):
+    for lacks in ({}, {"heard": None, "answer": None}):
+        (only,) = manifest.read(written(tmp_path, row() | lacks)).rows
+        assert only.heard_key is only.instruction.audio is None
+        assert only.answer == ""
+
+
 @pytest.mark.parametrize(
     ("damaged", "reason"),
     [
@@ -50,6 +81,11 @@ def test_a_row_may_lack_what_is_optional(tmp_path):
         (row(events=[]), "at least one event"),
         (row(events=["bell"]), "event 0 must be"),
         (row(total_seconds=-1), "'total_seconds'"),
+        (row(answer="a dog"), "either events or an answer"),
+        (row(events=[], answer=" "), "'answer'"),
+        (row(events=[], answer=3), "'answer'"),
+        (row(heard=""), "'heard'"),
+        (row(heard=7), "'heard'"),
         (row(events=[{"caption": "x", "seconds": 0}]), "'seconds'"),
         (row(events=[{"caption": "x", "seconds": True}]), "'seconds'"),
         (row(events=[{"caption": " ", "seconds": 1}]), "'caption'"),

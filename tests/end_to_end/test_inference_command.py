@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import commands
+import numpy as np
 import pytest
 import soundfile
 
@@ -42,6 +43,15 @@ def model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def listening_model(model, tmp_path_factory) -> Path:
+    pipeline = AudioStoryPipeline.from_pretrained(model)
+    pipeline.register_modules(audio_encoder=tiny.audio_encoder(), listener_projector=tiny.listener_projector())
+    folder = tmp_path_factory.mktemp("models") / "listening"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -52,11 +62,11 @@ def here(tmp_path, monkeypatch) -> Path:
 def run(inference, model, here, monkeypatch):
     """The command with a tiny model, whose planner would write nothing of use: its plan is given."""
 
-    def plan(pipeline: AudioStoryPipeline, instruction: Instruction, **_):
+    def plan(pipeline: AudioStoryPipeline, instruction: Instruction, *, audio, **_):
         total = instruction.total_seconds or STORY.total_seconds
         first, second = STORY.events
         events = (first, Event(caption=second.caption, seconds=total - 2.0, start=2.0))
-        return pipeline.plan_from_storyline(Storyline(summary=STORY.summary, events=events), instruction)
+        return pipeline.plan_from_storyline(Storyline(summary=STORY.summary, events=events), instruction, audio)
 
     monkeypatch.setattr(AudioStoryPipeline, "plan", plan)
     return lambda *flags: inference.main(
@@ -141,6 +151,103 @@ def test_without_a_model_path_the_bundled_one_is_named(inference, model, here, m
     assert "audiostory-mini tells the story" in shown
     assert "sounds: dog, rain" in shown
     assert json.loads((here / "out" / "storyline.json").read_text())["model"] == "audiostory-mini"
+
+
+@pytest.fixture
+def field(here, tmp_path_factory) -> Path:
+    """A recording of 1.5 s, in stereo at 8 kHz."""
+    path = tmp_path_factory.mktemp("field") / "field.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal((12000, 2)), 8000)
+    return path
+
+
+def test_a_recording_is_gone_on_from(run, here, listening_model, field, capsys):
+    assert run("--model_path", str(listening_model), "--audio", str(field), "--output", "out") == 0
+    folder = here / "out"
+    names = ["event_01_a_dog_barks_twice.wav", "event_02_ca_pleut_rain.wav"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["continuation.wav", *names, "story.png", "story.wav", "storyline.json"]
+    )
+    assert soundfile.info(folder / "continuation.wav").frames == 5 * 800
+    assert soundfile.info(folder / "story.wav").frames == (1.5 + 5 - 0.5) * 800
+    whole, after = (soundfile.read(folder / name)[0] for name in ("story.wav", "continuation.wav"))
+    assert np.allclose(whole[int(1.5 * 800) :], after[int(0.5 * 800) :], atol=1e-6)
+    record = json.loads((folder / "storyline.json").read_text(encoding="utf-8"))
+    assert record["heard"] == str(field)
+    assert record["audio"] == "continuation.wav"
+    assert record["begins_in_story"] == 1.0
+    assert record["total_seconds"] == 5
+    assert record["events"][0]["start"] == 0.0
+    assert set(record["files"]) == {path.name for path in folder.iterdir()}
+    assert "continuation.wav" in capsys.readouterr().out
+
+
+def test_a_story_from_words_takes_the_place_of_a_continuation(run, here, listening_model, field):
+    flags = ("--model_path", str(listening_model), "--output", "out", "--no-picture")
+    assert run(*flags, "--audio", str(field)) == 0
+    assert run(*flags) == 0
+    assert not (here / "out" / "continuation.wav").exists()
+    assert "begins_in_story" not in json.loads((here / "out" / "storyline.json").read_text())
+
+
+def test_a_question_is_answered_and_the_answer_kept(inference, here, listening_model, field, monkeypatch, capsys):
+    asked = []
+
+    def describe(pipeline: AudioStoryPipeline, audio, question, **_):
+        asked.append((audio, question))
+        return "a dog, then rain"
+
+    monkeypatch.setattr(AudioStoryPipeline, "describe", describe)
+    flags = ["--model_path", str(listening_model), "--audio", str(field), "--question", "what is heard?"]
+    assert inference.main([*flags, "--output", "out/deep"]) == 0
+    assert asked == [(field, "what is heard?")]
+    assert capsys.readouterr().out.strip() == "a dog, then rain"
+    assert json.loads((here / "out/deep/answer.json").read_text()) == {
+        "question": "what is heard?",
+        "answer": "a dog, then rain",
+        "heard": str(field),
+        "model": str(listening_model),
+    }
+
+
+def test_a_question_goes_all_the_way_to_the_planner(inference, here, listening_model, field, capsys):
+    flags = ["--model_path", str(listening_model), "--audio", str(field), "--question", "what?", "--output", "out"]
+    assert inference.main([*flags, "--max_new_tokens", "3"]) == 0
+    assert json.loads((here / "out/answer.json").read_text())["question"] == "what?"
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--audio", "FIELD"], "--audio needs --instruction, to say what follows it, or --question"),
+        (["--question", "what?"], "--question asks about --audio"),
+        (["--audio", "FIELD", "--question", "what?", "--instruction", "x"], "nothing that --instruction would tell"),
+        (["--audio", "FIELD", "--question", " "], "--question is empty"),
+        (["--audio", "nowhere.wav", "--question", "what?"], "there is no recording nowhere.wav"),
+        (["--audio", "nowhere.wav", "--instruction", "x"], "there is no recording nowhere.wav"),
+        (["--audio", "MODEL", "--question", "what?"], "cannot be read as audio"),
+        (
+            ["--audio", "FIELD", "--question", "what?", "--model_path", "DEAF"],
+            "this model cannot listen: it has no",
+        ),
+        (
+            ["--audio", "FIELD", "--instruction", "x", "--model_path", "DEAF"],
+            "this model cannot listen: it has no",
+        ),
+        (["--audio", "FIELD", "--question", "what?", "--audio_encoder", "x"], "goes with the released checkpoint"),
+    ],
+)
+def test_a_mistake_about_recordings_ends_in_one_line_and_no_file(
+    inference, here, model, listening_model, field, capsys, flags, message
+):
+    paths = {"FIELD": field, "MODEL": listening_model / "model_index.json", "DEAF": model}
+    given = ["--model_path", str(listening_model), "--output", "out", *(str(paths.get(flag, flag)) for flag in flags)]
+    assert inference.main(given) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert message in said
+    assert not list(here.iterdir())
 
 
 @pytest.mark.parametrize(

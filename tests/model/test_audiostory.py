@@ -339,6 +339,79 @@ def test_a_batch_without_events_still_teaches_words():
     assert set(tell(model, wordy)) == EVERY_LOSS - {"semantic", "flow"}
 
 
+# Recordings
+
+
+def test_a_recording_is_heard_at_its_places_and_nowhere_else():
+    model, batch = tiny.audiostory(listens=True), tiny.listening_batch()
+    plain, heard = model.planner.embed(batch.ids), model.heard(batch)
+    assert heard is not None
+    places = batch.ids == tiny.vocabulary().listening
+    assert torch.equal(heard[~places], plain[~places])
+    tokens = model.listener_projector(batch.audio_features)
+    assert_close(heard[0][places[0]], tokens[:2].flatten(0, 1))
+    assert_close(heard[1][places[1]], tokens[2])
+    assert model.heard(tiny.story_batch()) is None
+
+
+def test_a_recording_changes_the_losses_of_its_own_row_alone():
+    model, batch = tiny.audiostory(listens=True), tiny.listening_batch()
+    features = batch.audio_features.clone()
+    features[2] += 1  # what the second row hears
+    before, after = (
+        model.planner.states(one.ids, model.heard(one)) for one in (batch, replace(batch, audio_features=features))
+    )
+    assert_close(after[[0, 2]], before[[0, 2]])
+    first = int(batch.audio_slots[2, 0])
+    assert_close(after[1, :first], before[1, :first])
+    assert ((after[1, first:] - before[1, first:]).abs().amax(-1) > 1e-4).all()
+
+
+def test_rows_with_and_without_recordings_compute_what_they_do_alone():
+    model, batch = tiny.audiostory(listens=True), tiny.listening_batch()
+    together = model.planner.states(batch.ids, model.heard(batch))
+    (first, _), alone = tiny.STORIES[1], tiny.story_batch(tiny.STORIES[1:])
+    assert_close(together[2][batch.attention[2]], model.planner.states(alone.ids)[0])
+    script_of_two = batch.ids[1][batch.attention[1]].tolist()
+    tokens = model.listener_projector(batch.audio_features)[2]
+    by_hand = model.planner.hear(script_of_two, tiny.vocabulary(), tokens)
+    assert_close(together[1][batch.attention[1]], model.planner.states(torch.tensor([script_of_two]), by_hand)[0])
+    assert first.text == "rain"
+
+
+@pytest.mark.parametrize("loss", ["text", "reason", "semantic", "flow"])
+def test_every_loss_teaches_the_projector_to_listen_and_features_are_data(loss: str):
+    model, batch = tiny.audiostory(listens=True), tiny.listening_batch()
+    batch = replace(batch, audio_features=batch.audio_features.requires_grad_(False))
+    tell(model, batch)[loss].backward()
+    assert all(one.grad is not None and one.grad.any() for one in model.listener_projector.parameters())
+    assert batch.audio_features.grad is None
+    assert not any("audio_encoder" in name for name, _ in model.named_parameters())
+
+
+def test_a_step_without_recordings_does_not_use_the_projector():
+    model, batch = tiny.audiostory(listens=True), tiny.story_batch()
+    losses = tell(model, batch)
+    assert_same(losses, tell(tiny.audiostory(), batch))
+    sum(losses.values()).backward()
+    assert all(parameter.grad is None for parameter in model.listener_projector.parameters())
+
+
+def test_a_model_without_a_listener_refuses_recordings():
+    with pytest.raises(ValueError, match=r"the rows tiny-0, tiny-1, tiny-2 \.\.\. hold recordings"):
+        tell(tiny.audiostory(), tiny.listening_batch())
+
+
+def test_an_answer_is_learnt_word_by_word():
+    model, batch = tiny.audiostory(listens=True), tiny.listening_batch()
+    answers = replace(batch, roles=batch.roles.masked_fill(batch.roles != Role.ANSWER, Role.PROMPT))
+    counted = (batch.roles == Role.ANSWER)[:, 1:]
+    logits = model.planner.logits(model.planner.states(batch.ids, model.heard(batch)))[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits[counted], batch.ids[:, 1:][counted])
+    assert_close(tell(model, answers)["text"], expected)
+    assert tiny.vocabulary().decode(batch.ids[:, 1:][counted].tolist()) == "a dog"
+
+
 def test_forward_is_losses_for_the_wrappers_of_distributed_training():
     model, batch = tiny.audiostory(), tiny.story_batch()
     losses = model(batch, seeded())

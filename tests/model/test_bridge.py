@@ -118,3 +118,45 @@ def test_bridge_runs_in_bfloat16(tmp_path: Path):
     fused = half(small_tokens()).fused
     assert fused.dtype == torch.bfloat16
     assert_close(fused.float(), bridge(small_tokens()).fused, rtol=0, atol=0.02)
+
+
+def fused_by(fusion: str, seed: int = 0, **changes) -> Bridge:
+    torch.manual_seed(seed)
+    return Bridge.from_config(small_bridge().config, fusion=fusion, **changes)
+
+
+def test_a_fuser_that_starts_at_random_mixes_from_the_start():
+    bridge = fused_by("random_init")
+    bridged = bridge(small_tokens())
+    assert not torch.allclose(bridged.fused, bridged.semantic_prediction / bridge.feature_scale, atol=1e-3)
+    assert {name for name, _ in bridge.named_parameters()} == {name for name, _ in small_bridge().named_parameters()}
+
+
+def test_concatenated_the_condition_holds_both_kinds_of_tokens():
+    bridge, tokens = fused_by("concatenation", feature_scale=4.0), small_tokens()
+    bridged = bridge(tokens)
+    assert bridged.fused.shape[1] == bridge.num_semantic + bridge.num_residual == len(bridge.unconditional)
+    assert_close(bridged.fused[:, : bridge.num_semantic], bridged.semantic_prediction / 4)
+    assert_close(bridged.fused[:, bridge.num_semantic :], bridge.residual_projector(tokens.residual) / 4)
+    assert not any(name.startswith("fuser") for name, _ in bridge.named_parameters())
+
+
+def test_without_fusion_the_residual_tokens_lead_nowhere():
+    bridge, tokens = fused_by("none"), small_tokens()
+    others = BridgeTokens(semantic=tokens.semantic, residual=torch.randn_like(tokens.residual))
+    assert torch.equal(bridge(tokens).fused, bridge(others).fused)
+    assert all(name.startswith("semantic_projector") for name, _ in bridge.named_parameters())
+
+
+@pytest.mark.parametrize("fusion", ["zero_init", "concatenation"])
+def test_the_empty_texts_states_take_the_semantic_tokens_place(fusion):
+    bridge = fused_by(fusion)
+    states = torch.randn(bridge.num_semantic, bridge.config["condition_width"])
+    bridge.set_unconditional(states)
+    assert torch.equal(bridge.unconditional[: bridge.num_semantic], states)
+    assert not bridge.unconditional[bridge.num_semantic :].any()
+
+
+def test_an_unknown_fusion_is_refused():
+    with pytest.raises(ValueError, match="fusion is one of zero_init, .* got 'zeros'"):
+        fused_by("zeros")

@@ -5,7 +5,9 @@ import pytest
 import torch
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
+from audiostory.model import tiny
 from audiostory.model.planner import LoraSettings, Planner, PlannerConfig, greedy, reciting
+from audiostory.story import Instruction, script
 from audiostory.story.vocabulary import Vocabulary
 
 RELEASED_SIZES = {"hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "intermediate": 96, "vocab_size": 388}
@@ -126,6 +128,45 @@ def test_a_block_in_one_forward_equals_token_by_token(vocabulary):
     free = offered[0].isfinite()
     stepwise = planner.logits(torch.stack([states[place] for place in before]))
     assert torch.allclose(torch.stack(offered)[:, free], stepwise[:, free], atol=1e-5)
+
+
+def listening_prompt(num: int) -> list[int]:
+    return script.prompt(Instruction(text="and then?"), tiny.vocabulary(), num_listening=num)
+
+
+def test_writing_with_a_recording_continues_what_a_full_forward_computes():
+    planner, vocabulary = tiny.planner(), tiny.vocabulary()
+    prompt, heard = listening_prompt(6), torch.randn(6, tiny.PLANNER_WIDTH, generator=torch.Generator().manual_seed(1))
+    answer = script.write(Instruction(text="and then?"), tiny.STORIES[0][1], vocabulary, num_listening=6).ids
+    answer = answer[len(prompt) :]
+    written = planner.write(prompt, vocabulary, heard=heard, choose=reciting(answer, vocabulary))
+    assert written.ids == answer
+    embeddings = planner.embed(torch.tensor([[*prompt, *answer]]))
+    embeddings[0, [place for place, token in enumerate(prompt) if token == vocabulary.listening]] = heard
+    states = planner.states(torch.zeros(1, 1, dtype=torch.long), embeddings)[0]
+    slots = script.read([*prompt, *answer], vocabulary).slots
+    for event, slot in enumerate(slots):
+        torch.testing.assert_close(written.bridge.semantic[event], states[list(slot.semantic)], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(written.bridge.residual[event], states[list(slot.residual)], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_written_depends_on_what_is_heard():
+    planner, vocabulary = tiny.planner(), tiny.vocabulary()
+    scores = []
+    for seed in (1, 2):
+        heard = torch.randn(6, tiny.PLANNER_WIDTH, generator=torch.Generator().manual_seed(seed))
+        planner.write(
+            listening_prompt(6), vocabulary, heard=heard, max_new_tokens=1, choose=lambda s: scores.append(s) or 0
+        )
+    first, second = (one[one.isfinite()] for one in scores)
+    assert (first - second).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("places", "tokens"), [(6, 5), (6, 0), (0, 6), (6, None)])
+def test_a_recording_must_fit_its_places(places, tokens):
+    heard = None if tokens is None else torch.zeros(tokens, tiny.PLANNER_WIDTH)
+    with pytest.raises(ValueError, match=f"listens at {places} places and its recording has {tokens or 0} tokens"):
+        tiny.planner().write(listening_prompt(places), tiny.vocabulary(), heard=heard)
 
 
 def test_a_broken_off_event_has_no_bridge_tokens_and_the_complete_ones_keep_theirs(vocabulary):

@@ -12,7 +12,11 @@ from audiostory.model import flow, tiny
 from audiostory.model.inputs import BridgeTokens, Condition
 from audiostory.story import script
 
-PARTS = (tiny.planner, tiny.bridge, tiny.dit, tiny.codec, tiny.text_encoder, tiny.audiostory, tiny.text_to_audio)
+PARTS = (
+    *(tiny.planner, tiny.bridge, tiny.dit, tiny.codec, tiny.text_encoder, tiny.audio_encoder, tiny.listener_projector),
+    *(tiny.audiostory, tiny.text_to_audio, tiny.hearing),
+)
+RESTING = ("encoder.embed_positions.weight", "audio_encoder.encoder.embed_positions.weight")
 
 
 @pytest.mark.parametrize("build", PARTS, ids=lambda build: build.__name__)
@@ -29,7 +33,11 @@ def test_the_seed_alone_decides_the_weights(build: Callable):
 
 @pytest.mark.parametrize("build", PARTS, ids=lambda build: build.__name__)
 def test_no_weight_is_idle_and_all_learn(build: Callable):
-    assert all(parameter.any() and parameter.requires_grad for parameter in build().parameters())
+    for name, parameter in build().named_parameters():
+        assert parameter.any()
+        assert parameter.requires_grad == (
+            (name not in RESTING and not name.startswith("text_encoder.")) or (build is tiny.text_to_audio)
+        )
 
 
 def test_everything_builds_in_less_than_a_second():
@@ -39,6 +47,8 @@ def test_everything_builds_in_less_than_a_second():
         build()
     tiny.story_batch()
     tiny.clip_batch()
+    tiny.listening_batch()
+    tiny.hearing_batch()
     assert time.perf_counter() - start < 1
 
 
@@ -58,6 +68,20 @@ def test_the_batch_holds_the_stories_it_was_made_from():
         assert batch.semantic_slots[mine].tolist() == [list(slot.semantic) for slot in reading.slots]
         assert batch.residual_slots[mine].tolist() == [list(slot.residual) for slot in reading.slots]
     assert batch.frames.tolist() == [tiny.dit().num_frames(seconds) for seconds in batch.seconds.tolist()]
+
+
+def test_the_listening_batch_holds_an_answer_a_continuation_and_a_story():
+    batch, vocabulary = tiny.listening_batch(), tiny.vocabulary()
+    answer, follows, story = (row[own].tolist() for row, own in zip(batch.ids, batch.attention, strict=True))
+    assert script.read_answer(answer, vocabulary) == "a dog"
+    assert [row.count(vocabulary.listening) for row in (answer, follows, story)] == [
+        2 * tiny.NUM_LISTENING, tiny.NUM_LISTENING, 0
+    ]  # fmt: skip
+    assert [len(script.read(row, vocabulary).storyline.events) for row in (follows, story)] == [2, 1]
+    assert batch.event_row.tolist() == [1, 1, 2]
+    at_places = batch.ids[batch.audio_row[:, None], batch.audio_slots]
+    assert (at_places == vocabulary.listening).all()
+    assert tiny.listener_projector()(batch.audio_features).shape == (3, tiny.NUM_LISTENING, tiny.PLANNER_WIDTH)
 
 
 @torch.no_grad()

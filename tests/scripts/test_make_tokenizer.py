@@ -87,6 +87,20 @@ def test_any_text_comes_back(made):
     assert "Zwölf 中文 \U0001f514" in vocabulary.decode(written.ids)
 
 
+def test_questions_and_answers_are_learnt_too_and_recordings_are_no_words(tmp_path):
+    row = {"instruction": "Describe everything", "heard": "story.wav", "answer": "wholly quiet"}
+    lines = [json.dumps({"id": f"question-{index}", **row}) for index in range(3)]
+    stories = write_manifest(tmp_path / "manifest.jsonl")
+    stories.write_text("\n".join([stories.read_text(), *lines]))
+    done = run("--manifest", stories, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    vocabulary = Vocabulary.from_folder(tmp_path / "tokenizer", num_semantic=16, num_residual=8)
+    for word in ("Describe", " everything", "wholly", " quiet"):
+        assert len(vocabulary.encode(word)) == 1
+    text = json.loads((tmp_path / "text_tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert not any("wholly" in token for token in text)
+
+
 def test_the_same_corpus_gives_the_same_files(made, tmp_path):
     run("--manifest", write_manifest(tmp_path / "manifest.jsonl"), "--output", tmp_path, "--num_semantic", 5)
     for name in ("tokenizer", "text_tokenizer"):

@@ -1,6 +1,7 @@
 """A corpus is the same however it is written, goes on after a stop, tells its rows as data/README.md says, and never
 mixes with another one."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import soundfile
 
 from audiostory.dataset import manifest
 from audiostory.soundworld import corpus
-from audiostory.soundworld.corpus import CROSSFADE_SECONDS, clip_seconds, render_event, write_corpus
+from audiostory.soundworld.continuations import make_continuation
+from audiostory.soundworld.corpus import CROSSFADE_SECONDS, Corpus, clip_seconds, render_event, write_corpus
+from audiostory.soundworld.questions import make_quiz
 from audiostory.soundworld.sounds import SAMPLE_RATE, Sound
 from audiostory.soundworld.stories import make_story
 
@@ -81,8 +84,131 @@ def test_a_clip_sounds_as_the_story_says(told):
     assert len(heard) == round(clip_seconds(story, 0) * SAMPLE_RATE)
 
 
-def test_the_number_of_workers_does_not_matter(tmp_path):
-    arguments = {"kind": "clip", "split": "train", "num": corpus.ROWS_PER_PART + 3, "audio": False}
+@pytest.mark.parametrize(
+    ("kind", "split", "checksum"),
+    [
+        ("clip", "train", "d25455315c89f074"),
+        ("clip", "val", "b150fe96f2e22d1e"),
+        ("clip", "test", "19f78fd53c100454"),
+        ("story", "train", "ea7e58fb5c4baf10"),
+        ("story", "val", "4094b9e260586613"),
+        ("story", "test", "7b88354092fa79bd"),
+    ],
+)
+def test_stories_and_clips_are_those_that_models_were_trained_on(kind, split, checksum):
+    asked = Corpus(kind=kind, split=split, num=1, whole=True)
+    rows = [corpus.manifest_row(asked, seed, make_story(seed, split, kind)) for seed in range(40)]
+    assert hashlib.sha256("\n".join(map(json.dumps, rows)).encode()).hexdigest()[:16] == checksum
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("asked") / "corpus"
+    write_corpus(folder, kind="question", split="test", num=5, seed=20, per_story=3)
+    return folder
+
+
+def test_question_rows_share_the_recording_of_their_story(asked):
+    rows = rows_of(asked)
+    assert [row["id"] for row in rows] == [f"test-question-{seed:06d}-{k}" for seed in range(20, 25) for k in range(3)]
+    for seed, of_story in zip(range(20, 25), zip(*[iter(rows)] * 3, strict=True), strict=True):
+        quiz = make_quiz(seed, "test", 3)
+        assert [(row["instruction"], row["answer"]) for row in of_story] == [
+            (question.text, question.answer) for question in quiz.questions
+        ]
+        (heard,) = {row["heard"] for row in of_story}
+        total = quiz.story.storyline.total_seconds
+        info = soundfile.info(asked / heard)
+        assert (info.samplerate, info.channels, info.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+        assert info.frames == round(total * SAMPLE_RATE)
+        for row, question in zip(of_story, quiz.questions, strict=True):
+            assert not {"events", "summary", "total_seconds"} & set(row)
+            world = row["world"]
+            assert (world["question"], tuple(world["about"])) == (question.kind, question.about)
+            assert tuple(Sound(**sound) for sound in world["sounds"]) == quiz.story.sounds
+            assert world["heard_seconds"] == pytest.approx(total)
+            assert set(world["unseen"]) <= {"combination", "pair", "wording"}
+            assert ("wording" in world["unseen"]) == question.unseen
+
+
+def test_the_heard_story_is_the_one_of_its_seed(asked, tmp_path):
+    write_corpus(tmp_path / "whole", kind="story", split="test", num=1, seed=20, whole=True)
+    heard = (asked / "audio" / "test-question-000020" / "story.wav").read_bytes()
+    assert heard == (tmp_path / "whole" / "audio" / "test-000020" / "story.wav").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("continued") / "corpus"
+    write_corpus(folder, kind="continuation", split="train", num=6, seed=7, whole=True)
+    return folder
+
+
+def test_continuation_rows_tell_opening_and_what_follows(continued):
+    for seed, row in zip(range(7, 13), rows_of(continued), strict=True):
+        made, world = make_continuation(seed), row["world"]
+        assert row["id"] == f"train-continuation-{seed:06d}"
+        assert row["instruction"] == made.story.instruction.text
+        assert row["summary"].startswith("after ")
+        assert [event["caption"] for event in row["events"]] == [event.caption for event in made.story.storyline.events]
+        assert tuple(Sound(**sound) for sound in world["opening"]) == made.opening.sounds
+        assert tuple(Sound(**sound) for sound in world["sounds"]) == made.story.sounds
+        assert tuple(world["references"]) == made.references
+        frames = soundfile.info(continued / row["heard"]).frames
+        assert frames == round(made.opening.storyline.total_seconds * SAMPLE_RATE)
+        assert frames == round(world["heard_seconds"] * SAMPLE_RATE)
+        assert soundfile.info(continued / row["audio"]).frames == round(
+            sum(event["seconds"] for event in row["events"]) * SAMPLE_RATE
+        )
+
+
+def test_an_opening_is_its_clips_cross_faded_and_ends_as_a_story_does(continued):
+    for seed, row in zip(range(7, 13), rows_of(continued), strict=True):
+        opening = make_continuation(seed).opening
+        heard, _ = soundfile.read(continued / row["heard"], dtype="float32")
+        last = render_event(opening, len(opening.sounds) - 1)
+        alone = round((opening.storyline.events[-1].seconds - CROSSFADE_SECONDS) * SAMPLE_RATE)
+        np.testing.assert_allclose(heard[-alone:], last[-alone:], atol=1e-4)
+
+
+def test_what_comes_again_has_the_same_voice_and_other_strokes(continued):
+    assert any(index is not None for row in rows_of(continued) for index in row["world"]["references"])
+    for seed, row in zip(range(7, 13), rows_of(continued), strict=True):
+        made = make_continuation(seed)
+        for index, event in enumerate(row["events"]):
+            heard, _ = soundfile.read(continued / event["audio"], dtype="float32")
+            np.testing.assert_allclose(heard, render_event(made.story, index, len(made.opening.sounds)), atol=1e-4)
+            if index < len(made.opening.sounds):
+                assert not np.allclose(heard, render_event(made.story, index), atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["question", "continuation"])
+def test_the_training_side_reads_what_is_heard(kind, asked, continued):
+    folder = asked if kind == "question" else continued
+    for row, data in zip(manifest.read(folder / "manifest.jsonl").rows, rows_of(folder), strict=True):
+        assert row.heard_key == data["heard"]
+        assert row.instruction.audio == folder / data["heard"]
+        assert row.instruction.audio.is_file()
+        assert row.answer == data.get("answer", "")
+        assert len(row.clips) == len(data.get("events", ()))
+
+
+def test_questions_and_continuations_are_summed_up_too(asked, continued):
+    summary = write_corpus(asked, kind="question", split="test", num=5, seed=20, per_story=3)
+    seconds = {row["world"]["seed"]: row["world"]["heard_seconds"] for row in rows_of(asked)}
+    assert (summary.num_rows, summary.num_written) == (15, 0)
+    assert summary.seconds == pytest.approx(sum(seconds.values()))
+    summary = write_corpus(continued, kind="continuation", split="train", num=6, seed=7, whole=True)
+    rows = rows_of(continued)
+    heard = sum(row["world"]["heard_seconds"] for row in rows)
+    assert summary.seconds == pytest.approx(
+        heard + sum(event["clip_seconds"] for row in rows for event in row["events"])
+    )
+
+
+@pytest.mark.parametrize("kind", ["clip", "question", "continuation"])
+def test_the_number_of_workers_does_not_matter(tmp_path, kind):
+    arguments = {"kind": kind, "split": "train", "num": corpus.ROWS_PER_PART + 3, "audio": False}
     one = write_corpus(tmp_path / "one", **arguments)
     two = write_corpus(tmp_path / "two", **arguments, workers=2)
     assert one == two
@@ -94,10 +220,10 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     arguments = {"kind": "clip", "split": "test", "num": 5}
     write_corpus(tmp_path / "straight", **arguments)
 
-    def render_or_stop(story, index):
+    def render_or_stop(story, index, num_before):
         if story == make_story(3, "test", "clip"):
             raise KeyboardInterrupt
-        return render_event(story, index)
+        return render_event(story, index, num_before)
 
     folder = tmp_path / "stopped"
     monkeypatch.setattr(corpus, "render_event", render_or_stop)
@@ -160,7 +286,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"kind": "tale"}, {"split": "dev"}, {"num": 0}, {"seed": -1}, {"workers": 0}, {"whole": True, "audio": False}],
+    [
+        {"kind": "tale"},
+        {"split": "dev"},
+        {"num": 0},
+        {"seed": -1},
+        {"workers": 0},
+        {"whole": True, "audio": False},
+        {"per_story": 4},
+        {"kind": "question", "per_story": 0},
+        {"kind": "question", "per_story": 13},
+        {"kind": "question", "whole": True},
+    ],
 )
 def test_arguments_without_sense_write_nothing(tmp_path, wrong):
     with pytest.raises(ValueError):  # noqa: PT011
@@ -179,6 +316,17 @@ def test_the_command_writes_a_corpus_and_sums_it_up(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 rows (2 new)" in done.stdout
     assert len(rows_of(tmp_path / "new")) == 2
+
+
+def test_the_command_asks_as_many_questions_as_told(tmp_path):
+    arguments = (tmp_path / "new", "--num", 3, "--kind", "question", "--no-audio")
+    done = command(*arguments, "--per_story", 2)
+    assert done.returncode == 0, done.stderr
+    assert "6 rows (6 new)" in done.stdout
+    assert all(row["heard"] is None for row in rows_of(tmp_path / "new"))
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert "per_story 2 (asked now: 4)" in done.stderr
 
 
 def test_help_comes_without_heavy_imports():

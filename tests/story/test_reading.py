@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from audiostory.story import Event, Instruction, Problem, ProblemKind, Storyline
 from audiostory.story.prompts import reasoning_text
-from audiostory.story.script import prompt, read, write
+from audiostory.story.script import prompt, question, read, read_answer, write, write_answer
 
 SEMANTIC = "<t5>" + "".join(f"<t5_{i:05d}>" for i in range(8)) + "</t5>"
 RESIDUAL = "<aud>" + "".join(f"<aud_{i:05d}>" for i in range(4)) + "</aud>"
@@ -57,16 +57,46 @@ def captions(reading) -> list[str]:
     return [event.caption for event in reading.storyline.events]
 
 
-@given(storylines(), st.booleans(), st.booleans())
+@given(storylines(), st.booleans(), st.booleans(), st.integers(0, 60))
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_reading_is_the_inverse_of_writing(vocabulary, story, with_prompt, bridge):
-    script = write(INSTRUCTION, story, vocabulary, bridge=bridge)
-    skipped = 0 if with_prompt else len(prompt(INSTRUCTION, vocabulary))
+def test_reading_is_the_inverse_of_writing(vocabulary, story, with_prompt, bridge, num_listening):
+    script = write(INSTRUCTION, story, vocabulary, num_listening=num_listening, bridge=bridge)
+    assert len(script.listening) == num_listening == script.ids.count(vocabulary.listening)
+    skipped = 0 if with_prompt else len(prompt(INSTRUCTION, vocabulary, num_listening=num_listening))
     reading = read(script.ids[skipped:], vocabulary, bridge=bridge)
     assert reading.problems == ()
     assert reading.storyline == Storyline(summary=story.summary, events=story.events, reasoning=reasoning_text(story))
     moved = [(slot.semantic.start + skipped, slot.residual.stop + skipped) for slot in reading.slots]
     assert moved == [(slot.semantic.start, slot.residual.stop) for slot in script.slots]
+
+
+ANSWERS = (
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), min_size=1, max_size=40)
+    .map(lambda text: unicodedata.normalize("NFC", text).strip())
+    .filter(bool)
+)
+
+
+@given(ANSWERS, FIELDS.filter(bool), st.integers(0, 60))
+@settings(deadline=None)
+def test_reading_an_answer_is_the_inverse_of_writing_it(vocabulary, answer, asked, num_listening):
+    instruction = Instruction(text=asked)
+    script = write_answer(instruction, answer, vocabulary, num_listening)
+    assert len(script.ids) == len(script.roles)
+    assert [script.ids[place] for place in script.listening] == [vocabulary.listening] * num_listening
+    assert read_answer(script.ids, vocabulary) == answer
+    assert read_answer(script.ids[len(question(instruction, vocabulary, num_listening)) :], vocabulary) == answer
+
+
+@given(st.lists(st.integers(-5, 400) | st.integers() | st.integers(340, 387), max_size=60))
+@settings(deadline=None)
+def test_any_ids_can_be_read_as_an_answer(vocabulary, ids):
+    assert read_answer(ids, vocabulary) == read_answer(ids, vocabulary).strip()
+
+
+def test_an_answer_ends_with_its_turn_and_markers_are_no_part_of_it(vocabulary):
+    ids = vocabulary.encode(" a dog<|gen|> barks <|im_end|>and more")
+    assert read_answer(ids, vocabulary) == "a dog barks"
 
 
 @given(storylines())

@@ -23,7 +23,7 @@ def test_full_size_ids_are_the_released_ones(full_size):
     assert (vocabulary.im_start, vocabulary.im_end) == (151644, 151645)
     assert vocabulary.stop_ids == (151645, 151643)
     assert (vocabulary.semantic_close, vocabulary.semantic_open) == (151665, 151669)
-    assert full_size.token_to_id("<video_padding>") == 151666
+    assert vocabulary.listening == 151666
     assert (vocabulary.timestamp, vocabulary.end_timestamp) == (151667, 151668)
     assert vocabulary.semantic_ids == tuple(range(151670, 151770))
     assert (vocabulary.residual_open, vocabulary.residual_close) == (151770, 151771)

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 NUM_ROWS = 6
 QUICK = (
     "model=tiny",
+    "weights=mini",
     "runtime.autocast=none",
     "logger=none",
     "stage.steps=2",
@@ -26,16 +27,18 @@ QUICK = (
     "stage.pace.validate_batches=1",
     "stage.pace.listen=0",
 )
-LISTEN = ("stage.pace.listen=2", "stage.pace.listen_items=1")
-CORPORA = ("clips-train", "clips-val", "stories-train", "stories-val")
+LISTEN = ("stage.pace.listen=2", "stage.pace.listen_items=2")
+CORPORA = ("clips-train", "clips-val", "stories-train", "stories-val", "continuations-train", "continuations-val")
+HEARD = ("questions-train", "questions-val", "continuations-train", "continuations-val")
 
 
 def script(name: str):
     return commands.load(f"scripts/{name}.py").main
 
 
-def write_corpus(folder: Path, num_events: int, audio: bool = True) -> None:
-    """Rows of short hums that differ in pitch, length and words; without `audio` the words alone."""
+def write_corpus(folder: Path, num_events: int, audio: bool = True, heard: bool = False) -> None:
+    """Rows of short hums that differ in pitch, length and words; without `audio` the words alone. With `heard` each row
+    holds a recording; a row of no events asks about it."""
     folder.mkdir(parents=True)
     lines = []
     for number in range(NUM_ROWS):
@@ -49,8 +52,15 @@ def write_corpus(folder: Path, num_events: int, audio: bool = True) -> None:
             name = f"{number}-{event}.wav" if audio else None
             events.append({"caption": caption, "start": start, "seconds": seconds, "audio": name})
             start = round(start + seconds, 1)
-        row = {"id": f"row-{number}", "instruction": f"{num_events} hums", "total_seconds": start, "summary": "hums"}
-        lines.append(json.dumps({**row, "events": events}))
+        row = {"id": f"row-{number}", "instruction": f"{num_events} hums"}
+        if heard:
+            row["id"] = f"heard-{number}"
+            time = np.arange(8000 + 4000 * number) / 16000
+            samples = 0.3 * np.sin(2 * np.pi * 150 * (1 + number) * time)
+            sound.write(folder / f"heard-{number}.wav", sound.Waveform(samples=samples, sample_rate=16000))
+            row["heard"] = f"heard-{number}.wav"
+        story = {"total_seconds": start, "summary": "hums", "events": events}
+        lines.append(json.dumps({**row, **(story if events else {"answer": f"hum number {number}"})}))
     (folder / "manifest.jsonl").write_text("\n".join(lines))
 
 
@@ -74,6 +84,8 @@ def trained(tmp_path_factory):
         for split in ("train", "val"):
             write_corpus(Path(f"corpora/clips-{split}"), 1)
             write_corpus(Path(f"corpora/stories-{split}"), 2)
+            write_corpus(Path(f"corpora/continuations-{split}"), 1, heard=True)
+            write_corpus(Path(f"corpora/questions-{split}"), 0, heard=True)
         write_corpus(Path("corpora/texts-train"), 2, audio=False)
         manifests = ["corpora/clips-train/manifest.jsonl", "corpora/stories-train/manifest.jsonl"]
         sizes = ["--num_semantic", "4", "--num_residual", "2", "--vocab_size", "300", "--text_vocab_size", "300"]
@@ -82,8 +94,11 @@ def trained(tmp_path_factory):
         encode("--codec", "runs/codec/export")
         assert run("tangoflux", *LISTEN)
         encode("--text_encoder", "runs/tangoflux/export", "--num_tokens", "4", corpora=(*CORPORA, "texts-train"))
-        for stage in ("planner", "stage1_warmup", "stage1", "stage2"):
+        assert run("hearing")
+        encode("--audio_encoder", "runs/hearing/export", "--num_listening", "4", corpora=HEARD)
+        for stage in ("planner", "stage1_warmup", "stage1"):
             assert run(stage)
+        assert run("stage2", *LISTEN)
         assert run("stage3", *LISTEN)
     return folder
 
@@ -116,6 +131,8 @@ def test_a_stage_exports_what_it_taught_or_was_given(trained):
     assert exported["planner"] == ["planner", "tokenizer"]
     assert exported["stage1_warmup"] == ["bridge", "planner", "tokenizer"]
     assert exported["stage1"] == ["bridge", "codec", "dit", "model_index.json", "planner", "tokenizer"]
+    listening = ["audio_encoder", "listener_projector"]
+    assert exported["stage3"] == exported["stage2"] == sorted([*exported["stage1"], *listening])
 
 
 def test_the_codec_is_exported_with_its_latents_normalised(trained):
@@ -129,12 +146,20 @@ def test_losses_are_logged_by_name(trained):
     first = journal.read(trained / "runs/stage3/log.jsonl")[0]
     parts = {"reason_count", "reason_content", "reason_caption"}
     assert {f"loss/{name}" for name in {"semantic", "text", "flow", "reason", *parts}} <= set(first)
-    assert {"rate/planner", "rate/dit", "gradient_norm", "padding_share", "seconds_per_step"} <= set(first)
+    assert {
+        "rate/planner",
+        "rate/dit",
+        "gradient_norm/total",
+        "gradient_norm/dit",
+        "padding_share/tokens",
+        "padding_share/frames",
+    } <= set(first)
 
 
 def test_samples_are_written_to_listen_to(trained):
     assert (trained / "runs/codec/listen/step_000002/row-0_rebuilt.wav").is_file()
     assert (trained / "runs/tangoflux/listen/step_000002/row-0.wav").is_file()
+    assert "the answer: hum number 0" in (trained / "runs/stage2/listen/step_000002/heard-0.txt").read_text()
     assert "<|think|>" in (trained / "runs/stage3/listen/step_000002/row-0.txt").read_text()
 
 
@@ -177,9 +202,8 @@ def test_training_goes_on_from_a_packed_model_that_does_not_tell_where_it_was_ma
     packed = ["--output", "packed/model", "--text_encoder", "runs/tangoflux/export"]
     assert script("pack_model")(["runs/stage3/export", *packed]) == 0
     assert not [path for path in Path("packed").rglob("*.json") if "stage3" in path.read_text()]
-    starts = [f"stage.start_from.{part}=packed/model" for part in ("planner", "bridge", "dit", "codec")]
-    assert run("stage3", "output=runs/more", *starts)
-    assert run("stage1_warmup", "output=runs/anew", "stage.start_from.text_encoder=packed/model")
+    assert run("stage3", "output=runs/more", "stage.start_from=packed/model")
+    assert run("stage1_warmup", "output=runs/anew", "weights.text_encoder=packed/model")
 
 
 def test_texts_beside_the_clips_give_their_own_losses_and_no_others(trained, monkeypatch):
@@ -214,8 +238,8 @@ def test_a_loss_that_no_data_can_give_is_refused(trained, monkeypatch):
 
 def test_a_stage_whose_start_is_not_there_says_what_to_train(trained, monkeypatch):
     monkeypatch.chdir(trained)
-    with pytest.raises(ValueError, match=r"stage stage1 starts from the dit of other.*train that stage first"):
-        run("stage1", "output=runs/new", "stage.start_from.dit=other")
+    with pytest.raises(ValueError, match=r"stage stage1 starts from other.*train that stage first"):
+        run("stage1", "output=runs/new", "weights.dit=other")
 
 
 def test_going_on_with_other_settings_is_refused_unless_it_is_meant(trained, monkeypatch):

@@ -1,8 +1,13 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from audiostory.training import checkpoint, optim
+from audiostory.training import checkpoint, engine, optim
+from audiostory.training.config import Runtime
 from audiostory.training.stages import Part, Stage
 
 STAGE = Stage(
@@ -14,6 +19,8 @@ STAGE = Stage(
     mixture={},
     steps=10,
 )
+
+ENGINE = engine.start(Runtime(), clip_norm=1.0)
 
 
 class Run:
@@ -29,19 +36,22 @@ class Run:
         self.optimizer.step()
         self.averages.update(0)
 
-    def save(self, folder, step: int, keep: int = 2):
-        return checkpoint.save(folder, step, self.root, self.optimizer, self.averages, keep)
+    def save(self, folder, step: int, keep: int = 2, **state):
+        state = {"why": "test", **state}
+        checkpoint.save(folder, step, ENGINE, self.root, self.optimizer, self.averages, state=state, keep=keep)
+        return folder / f"step_{step:06d}"
 
     def load(self, folder) -> int:
-        return checkpoint.load(folder, self.root, self.optimizer, self.averages)
+        return checkpoint.load(folder, ENGINE, self.root, self.optimizer, self.averages)
 
 
 def test_a_checkpoint_brings_everything_back(tmp_path):
     saved, other = Run(0), Run(1)
     path = saved.save(tmp_path, 7)
-    assert other.load(path) == 7
-    for name, tensor in checkpoint.learnt(saved.root).items():
-        assert torch.equal(tensor, checkpoint.learnt(other.root)[name])
+    assert other.load(tmp_path) == 7
+    assert checkpoint.read_state(path) == {"step": 7, "why": "test"}
+    for name, tensor in engine.learnt(saved.root).items():
+        assert torch.equal(tensor, engine.learnt(other.root)[name])
     assert torch.equal(saved.averages.averaged["0.weight"], other.averages.averaged["0.weight"])
     for kind, average in (("AdamW", "exp_avg"), ("Muon", "momentum_buffer")):
         ours, theirs = (run.optimizer.state_dict()[kind]["state"] for run in (saved, other))
@@ -50,7 +60,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
 
 
 def test_only_what_learns_and_the_buffers_are_kept(tmp_path):
-    names = set(checkpoint.learnt(Run().root))
+    names = set(engine.learnt(Run().root))
     assert names == {"0.weight", "0.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
 
 
@@ -73,19 +83,67 @@ def test_a_save_that_fails_leaves_no_checkpoint(tmp_path, monkeypatch):
     assert len(checkpoint.complete(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.AVERAGES, checkpoint.OPTIMIZER, checkpoint.STATE])
-def test_a_damaged_checkpoint_is_named(tmp_path, name):
+def test_the_best_of_the_validated_stays_with_the_newest(tmp_path):
+    run = Run()
+    for step, score in ((1, 0.9), (2, 0.5), (3, 0.7), (4, None), (5, 0.6)):
+        run.save(tmp_path, step, **({} if score is None else {checkpoint.SCORE: score}))
+    assert [path.name for path in checkpoint.complete(tmp_path)] == ["step_000002", "step_000004", "step_000005"]
+
+
+FILES = [engine.MODEL, engine.AVERAGES, engine.OPTIMIZER, checkpoint.STATE, checkpoint.FILES]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", ["cut", "flipped", "gone"])
+def test_a_damaged_checkpoint_is_named_put_aside_and_the_one_before_it_taken(tmp_path, caplog, name, harm):
+    saved = Run()
+    saved.save(tmp_path, 5)
+    path = saved.save(tmp_path, 6)
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / name).unlink()
+    if harm != "gone":
+        (path / name).write_bytes(content[: len(content) // 2] if harm == "cut" else content)
+    assert Run(1).load(tmp_path) == 5
+    assert "step_000006 is damaged" in caplog.text
+    assert (tmp_path / "damaged_step_000006").is_dir()
+
+
+def test_when_every_checkpoint_is_damaged_nothing_starts_anew_unasked(tmp_path):
     path = Run().save(tmp_path, 5)
-    whole = (path / name).read_bytes()
-    (path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="step_000005 cannot be read"):
-        Run().load(path)
+    (path / engine.MODEL).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
+        Run().load(tmp_path)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    path = Run().save(tmp_path, 5)
+    Run().save(tmp_path, 5)
     with pytest.raises(ValueError, match="does not hold what this stage learns"):
-        Run(width=4).load(path)
+        Run(width=4).load(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on a file's size are POSIX")
+def test_a_full_disk_leaves_what_was_there_and_says_what_to_do(tmp_path):
+    """In a process of its own, whose files may not grow: the kernel refuses the write, as on a full disk."""
+    code = f"""
+import resource, signal, sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
+from pathlib import Path
+from test_checkpoint import Run
+run, folder = Run(width=2000), Path({str(tmp_path)!r})
+run.save(folder, 5)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    run.save(folder, 6)
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "step 6 could not be written" in done.stdout, done.stderr
+    assert "goes on from step_000005" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000005"]
+    assert Run(width=2000).load(tmp_path) == 5
 
 
 def test_differences_are_named_by_their_keys():

@@ -23,7 +23,9 @@ def test_every_stage_composes_with_every_model(stage, model):
     assert run.stage.name == stage
     assert run.output == f"runs/{stage}"
     assert set(run.stage.mixture) <= set(run.data.sources)
-    assert set(run.stage.start_from.values()) <= set(STAGES)
+    assert {run.stage.start_from} <= {None, *STAGES}
+    named = {getattr(run.weights, part) for part in ("planner", "dit", "codec", "text_encoder")}
+    assert named <= {None, *STAGES}
 
 
 def test_the_files_hold_the_recipe_of_the_paper():
@@ -57,7 +59,8 @@ def test_every_default_can_be_overridden_without_a_plus():
         ("+stage.optimizer.warmup=3", "there is no setting stage.optimizer.warmup; did you mean warmup_steps?"),
         ("stage.steps=many", "stage.steps must be int, not 'many'"),
         ("stage.optimizer.betas=[0.9]", "stage.optimizer.betas needs 2 values"),
-        ("logger=paper", "logger must be none or tensorboard or wandb"),
+        ("logger=paper", "Could not find 'logger/paper'"),
+        ("logger.kind=paper", "logger.kind must be none or tensorboard or wandb"),
         ("stage.losses=3", "stage.losses must be"),
         ("runtime=gpuu", "Could not find 'runtime/gpuu'"),
         ("seed", "missing EQUAL"),

@@ -21,10 +21,13 @@ def root_of(stage: Stage) -> nn.Module:
         return tiny.codec()
     if stage.root == "text_to_audio":
         return tiny.text_to_audio()
+    if stage.root == "hearing":
+        return tiny.hearing()
     planner = tiny.planner()
     if stage.lora:
         planner.add_lora(LoraSettings(rank=2))
-    return AudioStory(planner, tiny.bridge(), tiny.dit())
+    listens = any(part.learns[0].startswith("listener_projector") for part in stage.parts.values())
+    return AudioStory(planner, tiny.bridge(), tiny.dit(), tiny.listener_projector() if listens else None)
 
 
 def adapters(name: str) -> bool:
@@ -38,10 +41,11 @@ LEARNS = {
     "codec": lambda name: True,
     "tangoflux": lambda name: True,
     "planner": lambda name: name.startswith("planner."),
+    "hearing": lambda name: not name.startswith("text_encoder.") and "embed_positions" not in name,
     "stage1_warmup": lambda name: adapters(name) or name.startswith("bridge.semantic_projector."),
     "stage1": lambda name: adapters(name) or name.startswith(("bridge.", "dit.")),
-    "stage2": lambda name: adapters(name) or name.startswith(("bridge.", "dit.")),
-    "stage3": lambda name: adapters(name) or name.startswith(("bridge.", "dit.")),
+    "stage2": lambda name: adapters(name) or name.startswith(("bridge.", "dit.", "listener_projector.")),
+    "stage3": lambda name: adapters(name) or name.startswith(("bridge.", "dit.", "listener_projector.")),
 }
 
 
@@ -66,6 +70,10 @@ def test_the_optimiser_holds_each_learning_parameter_once_at_its_parts_rate(name
     for group in optimizer.param_groups:
         assert group["lr"] == stage.parts[group["part"]].learning_rate
         assert all((tensor.ndim > 1) == (group["weight_decay"] > 0) for tensor in group["params"]) or name == "codec"
+
+
+def test_there_is_a_claim_for_every_stage():
+    assert set(LEARNS) == {path.stem for path in (CONFIGS / "stage").glob("*.yaml")}
 
 
 @pytest.mark.parametrize("name", [name for name in LEARNS if stage_of(name).root == "audiostory"])

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from audiostory.model import tiny
-from audiostory.model.listener import ListenerProjector
 from audiostory.weights import build, files, huggingface, ours, released, tangoflux
 from audiostory.weights.keymap import KeyMap
 
@@ -787,7 +786,8 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "dit": tiny.dit,
     "codec": tiny.codec,
     "text_encoder": tiny.text_encoder,
-    "listener_projector": lambda: ListenerProjector(audio_width=4, planner_width=8, num_tokens=2),
+    "audio_encoder": tiny.audio_encoder,
+    "listener_projector": tiny.listener_projector,
 }
 
 
@@ -806,7 +806,7 @@ LIBRARY = {
 }
 
 
-@pytest.mark.parametrize("name", ["planner", "text_encoder"])
+@pytest.mark.parametrize("name", ["planner", "text_encoder", "audio_encoder"])
 def test_what_our_folders_name_to_import_or_fetch_is_passed_over(folder, trap, name):
     before = ours.read_component(folder, name).state_dict()
     edit(folder / name / "config.json", **LIBRARY, dtype="trap")
@@ -832,7 +832,7 @@ def test_what_is_no_argument_of_our_class_is_refused(folder, trap, name, setting
 
 def our_cases() -> Iterator[tuple[str, str, object]]:
     for name, make in MAKERS.items():
-        if name not in ("planner", "text_encoder"):
+        if name not in ("planner", "text_encoder", "audio_encoder"):
             for argument, value in make().config.items():
                 if not argument.startswith("_"):
                     several = isinstance(value, tuple | list)
@@ -842,6 +842,11 @@ def our_cases() -> Iterator[tuple[str, str, object]]:
         yield from (("planner", size, no) for no in (0, "x", HUGE, [3]))
     for size in huggingface.T5_SIZES.split():
         yield from (("text_encoder", size, no) for no in (0, "x", HUGE, [3]))
+    for size in huggingface.WHISPER_SIZES.split():
+        yield from (("audio_encoder", size, no) for no in (0, "x", HUGE, [3]))
+    yield "audio_encoder", "encoder_layers", 1000
+    yield "audio_encoder", "max_source_positions", WIDE
+    yield "audio_encoder", "d_model", WIDE
     yield "planner", "rms_norm_eps", 0
     yield "planner", "vocab_size", 6_000_000
     yield "planner", "vocab_size", WIDE

@@ -15,10 +15,13 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
     WhisperConfig,
+    WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperModel,
 )
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from audiostory.model import tiny
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.weights import huggingface
 
@@ -242,7 +245,7 @@ def test_a_damaged_tokenizer_is_refused(golden_checkpoint, tmp_path, text, messa
     assert str(tmp_path) in str(caught.value)
 
 
-def whisper(folder: Path, cls: type[WhisperModel] | type[WhisperForConditionalGeneration]) -> nn.Module:
+def whisper(folder: Path, cls: type[WhisperModel | WhisperForConditionalGeneration | WhisperEncoder]) -> nn.Module:
     torch.manual_seed(0)
     config = WhisperConfig(
         d_model=16,
@@ -253,7 +256,7 @@ def whisper(folder: Path, cls: type[WhisperModel] | type[WhisperForConditionalGe
         decoder_attention_heads=2,
         decoder_ffn_dim=24,
         num_mel_bins=8,
-        max_source_positions=20,
+        max_source_positions=50,
         vocab_size=60,
         pad_token_id=0,
         bos_token_id=1,
@@ -262,23 +265,33 @@ def whisper(folder: Path, cls: type[WhisperModel] | type[WhisperForConditionalGe
     )
     model = cls(config).eval()
     model.save_pretrained(folder)
-    return model.get_encoder()
+    WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(folder)
+    return model if isinstance(model, WhisperEncoder) else model.get_encoder()
 
 
-@pytest.mark.parametrize("cls", [WhisperModel, WhisperForConditionalGeneration])
+@pytest.mark.parametrize("cls", [WhisperModel, WhisperForConditionalGeneration, WhisperEncoder])
 def test_a_whisper_folder_gives_the_same_encoder(tmp_path, cls):
     theirs = whisper(tmp_path, cls)
-    ours = huggingface.read_whisper(tmp_path)
-    assert_same(ours, theirs)
+    ours = huggingface.read_audio_encoder(tmp_path)
+    assert_same(ours.encoder, theirs)
     assert not any(module.training for module in ours.modules())
-    spectrogram = torch.randn(2, 8, 40, generator=torch.Generator().manual_seed(0))
+    assert (ours.window_seconds, ours.num_mels, ours.width) == (1, 8, 16)
+    spectrogram = torch.randn(2, 8, 100, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert torch.equal(ours(spectrogram).last_hidden_state, theirs(spectrogram).last_hidden_state)
+        assert torch.equal(ours(spectrogram), theirs(spectrogram).last_hidden_state)
+
+
+def test_an_encoder_saved_by_us_is_read_back_from_its_own_folder(tmp_path):
+    encoder = tiny.audio_encoder()
+    encoder.save_pretrained(tmp_path)
+    again = huggingface.read_audio_encoder(tmp_path)
+    assert_same(again, encoder)
+    assert [one.requires_grad for one in again.parameters()] == [one.requires_grad for one in encoder.parameters()]
 
 
 def test_whisper_comes_in_the_dtype_asked_for(tmp_path):
     whisper(tmp_path, WhisperModel)
-    dtypes = {tensor.dtype for tensor in huggingface.read_whisper(tmp_path, torch.bfloat16).state_dict().values()}
+    dtypes = {one.dtype for one in huggingface.read_audio_encoder(tmp_path, torch.bfloat16).state_dict().values()}
     assert dtypes == {torch.bfloat16}
 
 
@@ -291,14 +304,62 @@ def test_whisper_comes_in_the_dtype_asked_for(tmp_path):
         ({"d_model": 32}, "misshaped: "),
         ({"encoder_attention_heads": 3}, "describes no network .*divisible"),
         ({"max_source_positions": 10**12}, "max_source_positions is 1000000000000, expected a whole number"),
-        ({"num_mel_bins": 9}, r"1 misshaped: encoder\.conv1\.weight \[16, 8, 3\], expected \[16, 9, 3\]"),
+        ({"max_source_positions": 100}, "chunk_length is 1; .* chunk_length 2"),
+        ({"max_source_positions": 75}, "describes no network .*expected 50 for every second"),
+        ({"num_mel_bins": 9}, "feature_size is 8; .* feature_size 9"),
         ({"activation_function": "strange"}, "describes no network"),
     ],
 )
-def test_a_whisper_configuration_of_another_network_is_refused(tmp_path, changes, message):
-    whisper(tmp_path, WhisperModel)
+@pytest.mark.parametrize("cls", [WhisperModel, WhisperEncoder])
+def test_a_whisper_configuration_of_another_network_is_refused(tmp_path, cls, changes, message):
+    whisper(tmp_path, cls)
     edit(tmp_path / "config.json", **changes)
     with pytest.raises(ValueError, match=message) as caught:
-        huggingface.read_whisper(tmp_path)
+        huggingface.read_audio_encoder(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampling_rate": 44100}, "sampling_rate is 44100; .* sampling_rate 16000"),
+        ({"n_fft": 512, "hop_length": 10**9}, "n_fft is 512 and hop_length is 1000000000; "),
+        ({"chunk_length": 30}, "chunk_length is 30; .* chunk_length 1"),
+        ({"feature_size": None}, "feature_size is None"),
+        ({"feature_size": 10**400}, "feature_size is a huge number"),
+    ],
+)
+def test_another_spectrogram_than_whispers_is_refused(tmp_path, changes, message):
+    whisper(tmp_path, WhisperModel)
+    edit(tmp_path / "preprocessor_config.json", **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        huggingface.read_audio_encoder(tmp_path)
+    assert str(tmp_path / "preprocessor_config.json") in str(caught.value)
+
+
+def test_a_misshaped_encoder_is_refused_before_it_is_built(tmp_path):
+    whisper(tmp_path, WhisperModel)
+    edit(tmp_path / "config.json", num_mel_bins=9)
+    edit(tmp_path / "preprocessor_config.json", feature_size=9)
+    message = r"1 misshaped: encoder\.conv1\.weight \[16, 8, 3\], expected \[16, 9, 3\]"
+    with pytest.raises(ValueError, match=message):
+        huggingface.read_audio_encoder(tmp_path)
+
+
+def test_a_whisper_without_its_spectrogram_is_refused(tmp_path):
+    whisper(tmp_path, WhisperModel)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json is missing"):
+        huggingface.read_audio_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["layer_norm.weight", "embed_positions.weight", "layers.1.fc1.bias"])
+def test_an_audio_encoder_that_lacks_a_tensor_is_refused(tmp_path, name):
+    whisper(tmp_path, WhisperEncoder)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors[name]
+    tensors["more"] = torch.zeros(1)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"1 missing: .*; 1 unexpected: more"):
+        huggingface.read_audio_encoder(tmp_path)

@@ -95,11 +95,57 @@ def test_the_text_encoder_may_lie_beside_the_others(folder):
     AudioStoryPipeline.from_pretrained(folder)
 
 
+LISTENING = {"audio_encoder": tiny.audio_encoder, "listener_projector": tiny.listener_projector}
+
+
+def test_a_listening_model_is_saved_and_read_with_its_ears(told_by, tmp_path):
+    common = (told_by.planner, told_by.vocabulary, told_by.bridge, told_by.dit, told_by.codec, SETTINGS)
+    made = {name: make() for name, make in LISTENING.items()}
+    AudioStoryPipeline(*common, **made).save_pretrained(tmp_path)
+    assert ours.read_names(tmp_path) == (*ours.TELLING, *ours.LISTENING)
+    loaded = AudioStoryPipeline.from_pretrained(tmp_path)
+    for name, part in made.items():
+        state = getattr(loaded, name).state_dict()
+        assert all(torch.equal(state[key], tensor) for key, tensor in part.state_dict().items())
+        assert not getattr(loaded, name).training
+    half = AudioStoryPipeline.from_pretrained(tmp_path, torch.float16)
+    assert half.audio_encoder.dtype == half.listener_projector.dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", LISTENING)
+def test_half_an_ear_is_kept_and_what_the_index_does_not_name_is_left(told_by, tmp_path, name):
+    common = (told_by.planner, told_by.vocabulary, told_by.bridge, told_by.dit, told_by.codec, SETTINGS)
+    AudioStoryPipeline(*common, **{name: LISTENING[name]()}).save_pretrained(tmp_path)
+    for other in LISTENING.keys() - {name}:
+        LISTENING[other]().save_pretrained(tmp_path / other)
+    loaded = AudioStoryPipeline.from_pretrained(tmp_path)
+    assert [getattr(loaded, part) is not None for part in LISTENING] == [part == name for part in LISTENING]
+
+
+def test_a_deaf_folder_is_read_as_before(folder):
+    assert ours.read_names(folder) == ours.TELLING
+    loaded = AudioStoryPipeline.from_pretrained(folder)
+    assert loaded.audio_encoder is loaded.listener_projector is None
+
+
+@pytest.mark.parametrize("name", LISTENING)
+def test_an_ear_that_the_index_names_must_be_there(folder, name):
+    cls = ours.CLASSES[name]
+    edit(folder / "model_index.json", **{name: [cls.__module__, cls.__name__]})
+    with pytest.raises(ValueError, match=f"{name}/config.json is missing"):
+        AudioStoryPipeline.from_pretrained(folder)
+    edit(folder / "model_index.json", **{name: ["transformers", "WhisperModel"]})
+    with pytest.raises(ValueError, match="other classes are never loaded"):
+        AudioStoryPipeline.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_component_may_be_written_over_the_folder_it_was_read_from(folder, dtype):
     """While it is in use, and in another precision: nothing of it may be mapped from the old file."""
     tiny.text_encoder().save_pretrained(folder / "text_encoder")
-    for name in (*ours.TELLING, "text_encoder"):
+    for name, make in LISTENING.items():
+        make().save_pretrained(folder / name)
+    for name in (*ours.TELLING, "text_encoder", *ours.LISTENING):
         part = ours.read_component(folder, name)
         before = {key: tensor.clone() for key, tensor in part.state_dict().items()}
         for path in (folder / name).glob("*.safetensors"):

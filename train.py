@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -37,8 +38,7 @@ def main() -> int:
         if arguments.cfg:
             print(config.as_yaml(composed), end="")
             return 0
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        logging.getLogger("audiostory").setLevel(logging.INFO)
+        _speak_plainly()
         from audiostory.training import builders
 
         builders.build(run, composed).start()
@@ -46,6 +46,16 @@ def main() -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _speak_plainly() -> None:
+    """Our own lines, warnings of ours and of others, and one progress bar; not what libraries tell their developers."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("audiostory").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

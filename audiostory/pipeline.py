@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -211,21 +211,36 @@ class AudioStoryPipeline(DiffusionPipeline):
         story: of what follows, `total_seconds` is the length. ValueError as `plan` raises it for the recording."""
         return self(instruction, audio=audio, **choices)
 
+    @overload
+    def describe(
+        self, audio: Audio, question: str = QUESTION, *, max_new_tokens: int = 200, progress: bool = True
+    ) -> str: ...
+
+    @overload
+    def describe(
+        self, audio: Audio, question: list[str], *, max_new_tokens: int = 200, progress: bool = True
+    ) -> list[str]: ...
+
     @torch.no_grad()
     def describe(
         self,
         audio: Audio,
-        question: str = QUESTION,
+        question: str | list[str] = QUESTION,
         *,
         max_new_tokens: int = 200,
         progress: bool = True,
-    ) -> str:
-        """What the planner answers to a question about a recording. ValueError as `plan` raises it for either."""
+    ) -> str | list[str]:
+        """What the planner answers to a question about a recording, or to each of several, which it hears once and
+        answers as if each were the only one. ValueError as `plan` raises it for any of them."""
+        questions = [question] if isinstance(question, str) else question
         recording = self._listener.open(audio)
-        prompt = script.question(Instruction(text=question.strip()), self.vocabulary, recording.num_tokens)
-        written = self._write(prompt, recording, max_new_tokens, "answering", progress)
+        prompts = [
+            script.question(Instruction(text=text.strip()), self.vocabulary, recording.num_tokens) for text in questions
+        ]
+        written = self._write(prompts, recording, max_new_tokens, "answering", progress)
         self.maybe_free_model_hooks()
-        return script.read_answer(written.ids, self.vocabulary)
+        answers = [script.read_answer(one.ids, self.vocabulary) for one in written]
+        return answers[0] if isinstance(question, str) else answers
 
     @torch.no_grad()
     def plan(
@@ -246,36 +261,41 @@ class AudioStoryPipeline(DiffusionPipeline):
         instruction = self._checked(instruction)
         recording = self._listener.open(instruction.audio if audio is None else audio)
         prompt = script.prompt(instruction, self.vocabulary, self.settings.lead_in, recording.num_tokens)
-        written = self._write(prompt, recording, max_new_tokens, "planning", progress)
+        (written,) = self._write([prompt], recording, max_new_tokens, "planning", progress)
         plan = self.read_plan(written, replace(instruction, total_seconds=None) if as_written else instruction)
         return replace(plan, instruction=instruction)
 
     def _write(
-        self, prompt: list[int], recording: Recording, max_new_tokens: int, what: str, progress: bool
-    ) -> Written:
+        self, prompts: Sequence[list[int]], recording: Recording, max_new_tokens: int, what: str, progress: bool
+    ) -> list[Written]:
+        """The planner's answer to each prompt about one recording; bad ones fail before it is heard."""
         context = self.planner.qwen.config.max_position_embeddings
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}; 1600 is usual")
-        if 2 * len(prompt) > context:
-            raise ValueError(f"the instruction takes {len(prompt)} tokens, the planner holds {context}; shorten it")
+        if prompts and 2 * (longest := max(map(len, prompts))) > context:
+            raise ValueError(f"the instruction takes {longest} tokens, the planner holds {context}; shorten it")
         heard = self._listener.hear(recording)
         with self._bar(what, None, " tokens", progress) as bar:
-            return apply_forward_hook(Planner.write)(  # moves an offloaded planner to its device first
-                self.planner,
-                prompt,
-                self.vocabulary,
-                heard=heard,
-                max_new_tokens=min(max_new_tokens, context - len(prompt)),
-                repetition_penalty=self.settings.repetition_penalty,
-                on_tokens=lambda ids: bar.update(len(ids)),
-            )
+            return [
+                apply_forward_hook(Planner.write)(  # moves an offloaded planner to its device first
+                    self.planner,
+                    prompt,
+                    self.vocabulary,
+                    heard=heard,
+                    max_new_tokens=min(max_new_tokens, context - len(prompt)),
+                    repetition_penalty=self.settings.repetition_penalty,
+                    on_tokens=lambda ids: bar.update(len(ids)),
+                )
+                for prompt in prompts
+            ]
 
     def read_plan(self, written: Written, instruction: Instruction) -> Plan:
         """What the planner wrote as a plan that lasts `instruction.total_seconds`, or without one as long as it says.
 
         StoryError when it holds no complete event.
         """
-        reading = script.read(written.ids, self.vocabulary, total_seconds=instruction.total_seconds)
+        total, layout = instruction.total_seconds, self.settings.script
+        reading = script.read(written.ids, self.vocabulary, total_seconds=total, layout=layout)
         problems = list(reading.problems)
         if not written.finished:
             message = f"the script was stopped after {len(written.ids)} tokens, before its end"
@@ -315,6 +335,7 @@ class AudioStoryPipeline(DiffusionPipeline):
             self.vocabulary,
             lead=self.settings.lead_in,
             num_listening=recording.num_tokens,
+            layout=self.settings.script,
         )
         heard = self._listener.hear(recording)
         states = apply_forward_hook(_states)(self.planner, written.ids, self.vocabulary, heard)  # [L H]

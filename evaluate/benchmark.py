@@ -1,4 +1,5 @@
-"""Measures how well a model tells stories, on the sound world's test split, beside the best and the least it could do.
+"""Measures how well a model tells stories, on the sound world's test split, beside the best and the least it could do;
+and how well it listens.
 
     python scripts/make_soundworld.py corpora/stories-test --split test --num 200
     python evaluate/train_ear.py --train corpora/clips-train --held-out corpora/clips-val --output runs/ear
@@ -6,6 +7,19 @@
 
 The first --num stories are told into OUTPUT/told, a folder each, and scored against the truth; OUTPUT gets report.md
 and report.json. The same command goes on where a stopped run was, and scores again without telling again.
+
+A model that listens answers questions and goes on from openings too, in the same command or by themselves:
+
+    python scripts/make_soundworld.py corpora/questions-test --kind question --split test --num 200 --seed 200000
+    python scripts/make_soundworld.py corpora/continuations-test --kind continuation --split test --num 200
+    python evaluate/benchmark.py --questions corpora/questions-test/manifest.jsonl \\
+        --questions_train corpora/questions-train/manifest.jsonl --model_path FOLDER --output runs/benchmark
+    python evaluate/benchmark.py --continuations corpora/continuations-test/manifest.jsonl \\
+        --continuations_train corpora/continuations-train/manifest.jsonl --model_path FOLDER --ear runs/ear \\
+        --output runs/benchmark
+
+They have folders of their own with a report in each: OUTPUT/questions, where answers.jsonl has what was answered, and
+OUTPUT/continuations, where silence.jsonl has what the model plans when it hears nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +32,10 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -29,41 +43,50 @@ from zlib import crc32
 if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of the pen are answered at once
     from audiostory.benchmark.ear import Ear
     from audiostory.benchmark.items import Heard, ToldStory, TrueStory
+    from audiostory.benchmark.listening import Question
+    from audiostory.benchmark.report import Report
     from audiostory.benchmark.soundworld import Confusion, Score
+    from audiostory.benchmark.tasks import QuestionTask, StoryTask
     from audiostory.model.codec import Codec
     from audiostory.pipeline import AudioStoryPipeline, StoryAudio
+    from audiostory.sound import Waveform
 
-SYSTEMS = {
-    "told": "the model, from the instruction alone",
-    "oracle": "the model given the true storyline: what is lost here is not the planner's fault",
-    "truth": "the corpus's own clips: the most that the ear can hear",
-    "codec": "the corpus's clips through the model's codec: the most that the model can sound like",
-    "shuffled": "chance: each story answered with another one's truth; for the cast, each event with the clip of the "
-    "same sound from another story",
-}
-TOLD = ("told", "oracle")
-MADE = (*TOLD, "codec")  # by the model, that is
+CHOICES = ("told", "truth", "codec", "silence", "shuffled")  # the other columns have options of their own
 SETTINGS = "settings.json"
+ANSWERS = {"told": "answers.jsonl", "silence": "answers_silence.jsonl"}
+PLANS = "silence.jsonl"
 PACKAGES = ("audiostory", "torch", "diffusers", "transformers")  # whose versions the report names
 
 
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked = arguments.add_argument_group("what is asked (one of --manifest, --questions, --continuations, or more)")
+    add = asked.add_argument
+    add("--manifest", type=Path, metavar="FILE", help="the stories to tell, and the truth about them")
+    add("--questions", type=Path, metavar="FILE", help="questions about recordings, and their answers")
+    add("--questions_train", type=Path, metavar="FILE", help="one column more: what is answered most often in these")
+    add("--continuations", type=Path, metavar="FILE", help="openings, what to go on with, and the truth about it")
+    add("--continuations_train", type=Path, metavar="FILE", help="one column more: what is most often heard in these")
     add = arguments.add_argument
-    add("--manifest", type=Path, required=True, metavar="FILE", help="the stories to tell, and the truth about them")
-    add("--ear", type=Path, required=True, metavar="DIR", help="the listener that evaluate/train_ear.py trained")
-    add("--output", type=Path, required=True, metavar="DIR", help="told stories and the report")
+    add("--ear", type=Path, metavar="DIR", help="the listener that evaluate/train_ear.py trained; needed for sound")
+    add("--output", type=Path, required=True, metavar="DIR", help="told stories, answers and the reports")
     add("--model_path", type=Path, metavar="DIR", help="the model's folder (the bundled audiostory-mini)")
-    add("--num", type=int, default=200, help="how many stories, from the first on (200)")
+    add(
+        "--num",
+        type=int,
+        default=200,
+        help="how many stories, recordings with all their questions, and continuations, from the first on (200)",
+    )
     add("--seed", type=int, default=0, help="another seed, other noise to start from (0)")
     add("--steps", type=int, help="denoising steps (the model's own)")
     add("--guidance", type=float, help="1 turns it off (the model's own)")
     add(
         "--systems",
         nargs="+",
-        choices=[name for name in SYSTEMS if name != "oracle"],
-        default=["told", "truth", "codec", "shuffled"],
-        help="the columns of the report (told truth codec shuffled)",
+        choices=CHOICES,
+        default=CHOICES,
+        help=f"the columns of the reports, where they apply ({' '.join(CHOICES)}); silence is the model that listens, "
+        "given silence in place of the recording",
     )
     add("--oracle", action="store_true", help="one column more: the model given the true storyline")
     add("--device", metavar="NAME", help="such as cpu or cuda:0 (cuda if there is one)")
@@ -73,9 +96,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0, or 2 when something must be asked or prepared differently (said on stderr)."""
     options = parser().parse_args(argv)
-    asked = {*options.systems, *(["oracle"] if options.oracle else [])}
     try:
-        measure(options, [name for name in SYSTEMS if name in asked])
+        measure(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -85,65 +107,58 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def measure(options: argparse.Namespace, systems: Sequence[str]) -> None:
-    """Tells what is not told yet, listens to everything, and writes the report."""
-    from audiostory.benchmark import items, report
+def measure(options: argparse.Namespace) -> None:
+    """Reads all that is asked; then for each task makes what is not made yet, listens to it, and writes the report."""
+    from audiostory.benchmark import report
     from audiostory.benchmark.ear import Ear
+    from audiostory.benchmark.tasks import MADE, QuestionTask
 
-    began = time.perf_counter()
-    truths = _truths(options, systems)
-    ear, ear_facts = Ear.load(options.ear)
-    model = Model(options) if set(systems) & set(MADE) else None
-    stories = {"truth": [items.as_told(truth, [e.audio for e in truth.events if e.audio]) for truth in truths]}
-    for system in systems:
-        if model and system == "codec":
-            stories[system] = [items.as_told(truth, clips) for truth, clips in _coded(model, truths)]
-        elif model and system in TOLD:
-            stories[system] = _told(model, truths, system)
-    answers = {name: _listen(ear, name, stories[name]) for name in stories if name in systems or "shuffled" in systems}
-    facts = {
-        "versions": _versions(),
-        "manifest": {"file": str(options.manifest), "sha256": _sha256(options.manifest), "stories": len(truths)},
-        "ear": {"sha256": _sha256(options.ear / "ear.safetensors"), **ear_facts},
-        "model": {"name": str(options.model_path or "audiostory-mini"), **model.settings} if model else None,
-        "seconds_to_tell": {name: _seconds_to_tell(options.output / name, truths) for name in TOLD if name in stories},
-        "seconds_of_this_run": round(time.perf_counter() - began, 1),
-    }
-    page = report.Report(
-        title=f"{len(truths)} stories of the sound world",
-        columns={name: _scores(name, truths, stories, answers) for name in systems},
-        about={name: SYSTEMS[name] for name in systems},
-        notes=_notes(truths, stories),
-        hardest=_hardest(stories, answers),
-        facts=facts,
-    )
-    report.write(options.output, page)
-    print(f"\n{report.table(page.columns)}")
-    for note in page.notes:
-        print(f"note: {note}")
-    print(f"written to {options.output / 'report.md'} and report.json")
+    tasks = _tasks(options)
+    ear, ear_facts = Ear.load(options.ear) if options.ear else (None, {})
+    model = Model(options) if any({*task.columns} & {*MADE} for task in tasks) else None
+    name = str(options.model_path or "audiostory-mini")
+    outputs = [Output(task, model if {*task.columns} & {*MADE} else None) for task in tasks]
+    for task, output in zip(tasks, outputs, strict=True):
+        began = time.perf_counter()
+        facts: dict[str, Any] = {
+            "versions": _versions(),
+            "manifest": {"file": str(task.manifest), "sha256": _sha256(task.manifest), **task.counts},
+        }
+        if task.train:
+            facts["training"] = {"file": str(task.train), "sha256": _sha256(task.train)}
+        if isinstance(task, QuestionTask):
+            page = _questions_page(task, output)
+        else:
+            page = _stories_page(task, output, ear)
+            facts["ear"] = {"sha256": _sha256(options.ear / "ear.safetensors"), **ear_facts}
+        facts |= {
+            "model": {"name": name, **output.settings} if output.settings else None,
+            **page.facts,
+            "seconds_of_this_run": round(time.perf_counter() - began, 1),
+        }
+        report.write(task.folder, replace(page, facts=facts))
+        print(f"\n{page.title}\n\n{report.table(page.columns)}")
+        for note in page.notes:
+            print(f"note: {note}")
+        print(f"written to {task.folder / 'report.md'} and report.json")
 
 
 class Model:
-    """The model under test and what it has made so far. It is loaded only when something is left to make.
+    """The model under test. It is loaded only when something is left to make.
 
-    ValueError for a folder that is no model, and for an output made with other settings.
+    ValueError for a folder that is no model.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
         from audiostory.pipeline import MINI
         from audiostory.weights import ours
 
-        self.folder, self.output, self.device = options.model_path or MINI, options.output, options.device
-        own = ours.read_index(self.folder)
-        self.settings = {
-            "model_sha256": _fingerprint(self.folder),
-            "manifest_sha256": _sha256(options.manifest),
-            "seed": options.seed,
-            "steps": own.steps if options.steps is None else options.steps,
-            "guidance": own.guidance if options.guidance is None else options.guidance,
-        }
-        self._check_settings()
+        self.folder, self.device, self.seed = options.model_path or MINI, options.device, options.seed
+        own, names = ours.read_index(self.folder), ours.read_names(self.folder)
+        self.steps = own.steps if options.steps is None else options.steps
+        self.guidance = own.guidance if options.guidance is None else options.guidance
+        self.lacking = [name for name in ours.LISTENING if name not in names]
+        self.sha256 = _fingerprint(self.folder)
 
     @cached_property
     def pipeline(self) -> AudioStoryPipeline:
@@ -162,56 +177,143 @@ class Model:
         return AudioStoryPipeline.from_pretrained(self.folder).to(device)
 
     def tell(self, truth: TrueStory, system: str) -> StoryAudio:
-        choices: dict[str, Any] = {name: self.settings[name] for name in ("steps", "guidance")}
+        """A story, or what follows the recording that the instruction holds."""
+        choices: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance}
         # Every story has noise of its own, the same one however many stories are told.
-        choices |= {"seed": crc32(f"{self.settings['seed']} {truth.id}".encode()), "progress": False}
+        choices |= {"seed": crc32(f"{self.seed} {truth.id}".encode()), "progress": False}
         if system == "told":
             return self.pipeline(truth.instruction, **choices)
         return self.pipeline.render(self.pipeline.plan_from_storyline(truth.storyline, truth.instruction), **choices)
 
+    def plan_after_silence(self, truth: TrueStory) -> tuple[list[str], float]:
+        """The captions and the seconds of what it plans to follow an opening that it cannot hear."""
+        assert truth.instruction.audio is not None
+        silence = _silence(truth.instruction.audio)
+        storyline = self.pipeline.plan(truth.instruction, audio=silence, progress=False).storyline
+        return [event.caption for event in storyline.events], storyline.total_seconds
+
+    def answer(self, recording: Path, questions: Sequence[str], system: str) -> list[str]:
+        audio = _silence(recording) if system == "silence" else recording
+        return self.pipeline.describe(audio, list(questions), progress=False)
+
+
+class Output:
+    """The folder of a task, and the model and the settings with which it is filled.
+
+    ValueError for a model that cannot listen where it has to, and for a folder filled with other settings.
+    """
+
+    def __init__(self, task: StoryTask | QuestionTask, model: Model | None) -> None:
+        self.folder, self._model, self.settings = task.folder, model, {}
+        if model is None:
+            return
+        if task.is_heard and model.lacking:
+            raise ValueError(
+                f"{task.manifest} has recordings to listen to, which the model in {model.folder} cannot: it has no "
+                f"{' and no '.join(model.lacking)}; give one that learnt from recordings as --model_path"
+            )
+        self.settings = {"model_sha256": model.sha256, "manifest_sha256": _sha256(task.manifest)}
+        if task.name != "questions":  # an answer is words alone
+            self.settings |= {"seed": model.seed, "steps": model.steps, "guidance": model.guidance}
+        self._check_settings()
+
+    @property
+    def model(self) -> Model:
+        assert self._model is not None, "there is one wherever a column of MADE is asked for"
+        return self._model
+
     def keep_settings(self) -> None:
-        """Called before anything is written: what stands in the output was made with these settings."""
-        if not (self.output / SETTINGS).exists():
-            _write_json(self.output / SETTINGS, self.settings)
+        """Called before anything is written: what stands in the folder was made with these settings."""
+        if not (self.folder / SETTINGS).exists():
+            _write_json(self.folder / SETTINGS, self.settings)
 
     def _check_settings(self) -> None:
-        file = self.output / SETTINGS
+        file = self.folder / SETTINGS
         if not file.exists():
             return
         try:
             held = dict(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{file} cannot be read ({error}); delete {self.output} and tell all again") from error
+            raise ValueError(f"{file} cannot be read ({error}); delete {self.folder} and tell all again") from error
         if different := [name for name in self.settings if held.get(name) != self.settings[name]]:
             listed = ", ".join(f"{name} {held.get(name)} (now {self.settings[name]})" for name in different)
             raise ValueError(
-                f"the stories in {self.output} were told otherwise: {listed}; choose another --output, or delete it"
+                f"what is in {self.folder} was told otherwise: {listed}; choose another --output, or delete it"
             )
 
 
-def _truths(options: argparse.Namespace, systems: Sequence[str]) -> list[TrueStory]:
-    from audiostory.benchmark.items import read_truth
+def _tasks(options: argparse.Namespace) -> list[StoryTask | QuestionTask]:
+    """What is asked for, read and checked."""
+    from audiostory.benchmark import tasks
 
+    if not (options.manifest or options.questions or options.continuations):
+        raise ValueError("nothing is asked: give --manifest, --questions or --continuations, or several of them")
+    for name in ("questions", "continuations"):
+        if getattr(options, f"{name}_train") and not getattr(options, name):
+            raise ValueError(f"--{name}_train is there to guess at --{name}, which is missing")
+    if options.ear is None and (options.manifest or options.continuations):
+        raise ValueError("--ear is missing, which hears what is told; evaluate/train_ear.py trains one in minutes")
+    systems = [*options.systems, *(["oracle"] if options.oracle else [])]
     if options.num < 1 or ("shuffled" in systems and options.num < 2):
         raise ValueError(f"--num must be at least 1, and 2 to shuffle; got {options.num}")
-    truths = read_truth(options.manifest)
-    if len(truths) < options.num:
-        raise ValueError(
-            f"{options.manifest} holds {len(truths)} stories, {options.num} were asked: give --num {len(truths)}, "
-            "or write more with scripts/make_soundworld.py"
-        )
-    truths = truths[: options.num]
-    clips = [event.audio for truth in truths for event in truth.events]
-    if set(systems) & {"truth", "codec", "shuffled"} and not all(clip and clip.is_file() for clip in clips):
-        raise ValueError(
-            f"{options.manifest} lacks the audio of its events, which truth, codec and shuffled need; write it with "
-            f"audio, into a new folder:\n  python scripts/make_soundworld.py FOLDER --split test --num {options.num}\n"
-            "or ask for --systems told"
-        )
-    return truths
+    folder, num, asked = options.output, options.num, []
+    if manifest := options.manifest:
+        asked.append(tasks.stories(manifest, folder, systems, num))
+    if manifest := options.continuations:
+        train = options.continuations_train
+        asked.append(tasks.continuations(manifest, folder / "continuations", systems, num, train))
+    if manifest := options.questions:
+        asked.append(tasks.questions(manifest, folder / "questions", systems, num, options.questions_train))
+    return asked
 
 
-def _told(model: Model, truths: Sequence[TrueStory], system: str) -> list[ToldStory]:
+def _stories_page(task: StoryTask, output: Output, ear: Ear | None) -> Report:
+    from audiostory.benchmark import items, report
+    from audiostory.benchmark.tasks import PLAYED, SYSTEMS, TOLD
+
+    assert ear is not None
+    goes_on, truths = task.name == "continuations", task.truths
+    stories: dict[str, Sequence[ToldStory]] = {}
+    if "truth" in task.columns or not goes_on:  # chance is other stories' truth
+        stories["truth"] = [items.as_told(truth, [e.audio for e in truth.events if e.audio]) for truth in truths]
+    for system in task.columns:
+        if system == "codec":
+            stories[system] = [items.as_told(truth, clips) for truth, clips in _coded(output, truths)]
+        elif system == "silence":
+            stories[system] = _planned_after_silence(output, truths)
+        elif system in TOLD:
+            stories[system] = _told(output, truths, system)
+    times = {name: _seconds_to_tell(output.folder / name, truths) for name in TOLD if name in stories}
+    played = [name for name in stories if name in PLAYED and (name in task.columns or "shuffled" in task.columns)]
+    answers = {name: _listen(ear, name, stories[name]) for name in played}
+    scores = _continuation_scores if goes_on else _story_scores
+    return report.Report(
+        title=f"{len(truths)} {task.name} of the sound world",
+        columns={name: scores(name, task, stories, answers) for name in task.columns},
+        about={name: SYSTEMS[task.name][name] for name in task.columns},
+        how_to_read=report.HOW_TO_READ_CONTINUATIONS if goes_on else report.HOW_TO_READ_STORIES,
+        notes=_notes(truths, stories),
+        hardest=_hardest(stories, answers),
+        facts={"seconds_to_tell": times},
+    )
+
+
+def _questions_page(task: QuestionTask, output: Output) -> Report:
+    from audiostory.benchmark import report
+    from audiostory.benchmark.listening import score_answers, shuffled_answers
+    from audiostory.benchmark.tasks import QUESTIONS
+
+    answers: dict[str, Sequence[str]] = {"guess": task.guess, "shuffled": shuffled_answers(task.questions)}
+    answers |= {name: _answered(output, task.questions, name) for name in ANSWERS if name in task.columns}
+    return report.Report(
+        title=f"{len(task.questions)} questions about {task.counts['recordings']} recordings of the sound world",
+        columns={name: score_answers(task.questions, answers[name]) for name in task.columns},
+        about={name: QUESTIONS[name] for name in task.columns},
+        how_to_read=report.HOW_TO_READ_ANSWERS,
+    )
+
+
+def _told(output: Output, truths: Sequence[TrueStory], system: str) -> list[ToldStory]:
     """The stories of one system, told now if they were not before. One that cannot be told leaves a note of why."""
     from tqdm.auto import tqdm
 
@@ -219,7 +321,7 @@ def _told(model: Model, truths: Sequence[TrueStory], system: str) -> list[ToldSt
     from audiostory.pipeline import StoryError
     from audiostory.story_files import save
 
-    folders = [model.output / system / truth.id for truth in truths]
+    folders = [output.folder / system / truth.id for truth in truths]
     done = [(folder / RECORD).is_file() or (folder / FAILURE).is_file() for folder in folders]
     with tqdm(total=len(truths), initial=sum(done), desc=f"telling ({system})", unit="story") as bar:
         for truth, folder, is_done in zip(truths, folders, done, strict=True):
@@ -227,12 +329,12 @@ def _told(model: Model, truths: Sequence[TrueStory], system: str) -> list[ToldSt
                 continue
             began = time.perf_counter()
             try:
-                story = model.tell(truth, system)
+                story = output.model.tell(truth, system)
             except StoryError as error:
-                model.keep_settings()
+                output.keep_settings()
                 _write_json(folder / FAILURE, {"instruction": truth.instruction.text, "reason": str(error)})
             else:
-                model.keep_settings()
+                output.keep_settings()
                 record = {
                     "instruction": truth.instruction.text,
                     "rendering": asdict(story.rendering),
@@ -243,18 +345,72 @@ def _told(model: Model, truths: Sequence[TrueStory], system: str) -> list[ToldSt
     return [read_told(folder) for folder in folders]
 
 
-def _coded(model: Model, truths: Sequence[TrueStory]) -> list[tuple[TrueStory, list[Path]]]:
+def _planned_after_silence(output: Output, truths: Sequence[TrueStory]) -> list[ToldStory]:
+    """What the model plans without hearing the openings, planned now if it was not before; nothing is rendered."""
+    from tqdm.auto import tqdm
+
+    from audiostory.benchmark.lines import append_line, drop_unfinished
+    from audiostory.benchmark.listening import read_plans
+    from audiostory.pipeline import StoryError
+
+    file = output.folder / PLANS
+    drop_unfinished(file)
+    held = read_plans(file) if file.is_file() else {}
+    left = [truth for truth in truths if truth.id not in held]
+    with tqdm(total=len(truths), initial=len(truths) - len(left), desc="planning (silence)", unit="story") as bar:
+        for truth in left:
+            row: dict[str, Any] = {"id": truth.id, "instruction": truth.instruction.text}
+            try:
+                captions, seconds = output.model.plan_after_silence(truth)
+            except StoryError as error:
+                row |= {"captions": [], "seconds": 0.0, "reason": str(error)}
+            else:
+                row |= {"captions": captions, "seconds": round(seconds, 4)}
+            output.keep_settings()
+            append_line(file, row)
+            bar.update()
+    plans = read_plans(file)
+    return [plans[truth.id] for truth in truths]
+
+
+def _answered(output: Output, questions: Sequence[Question], system: str) -> list[str]:
+    """The model's answers, given now if they were not before; the questions about a recording are asked together."""
+    from tqdm.auto import tqdm
+
+    from audiostory.benchmark.lines import append_line, drop_unfinished
+    from audiostory.benchmark.listening import read_any_answers
+
+    file = output.folder / ANSWERS[system]
+    drop_unfinished(file)
+    held = read_any_answers(file) if file.is_file() else {}
+    left = [question for question in questions if question.id not in held]
+    done = len(questions) - len(left)
+    with tqdm(total=len(questions), initial=done, desc=f"answering ({system})", unit="question") as bar:
+        for recording, group in groupby(left, key=lambda question: question.recording):
+            asked = list(group)
+            assert recording is not None  # its file was looked for
+            answers = output.model.answer(recording, [question.text for question in asked], system)
+            output.keep_settings()
+            for question, answer in zip(asked, answers, strict=True):
+                row = {"id": question.id, "question": question.text, "answer": answer, "truth": question.answer}
+                append_line(file, row)
+                bar.update()
+    answers = read_any_answers(file)
+    return [answers[question.id] for question in questions]
+
+
+def _coded(output: Output, truths: Sequence[TrueStory]) -> list[tuple[TrueStory, list[Path]]]:
     """The true clips encoded and decoded, as files."""
     from tqdm.auto import tqdm
 
     coded = []
     for truth in tqdm(truths, desc="encoding and decoding", unit="story"):
-        folder = model.output / "codec" / truth.id
+        folder = output.folder / "codec" / truth.id
         files = [folder / f"event_{number:02d}.wav" for number in range(1, len(truth.events) + 1)]
         for event, file in zip(truth.events, files, strict=True):
             if event.audio and not file.is_file():
-                model.keep_settings()
-                _through(model.pipeline.codec, event.audio, file)
+                output.keep_settings()
+                _through(output.model.pipeline.codec, event.audio, file)
         coded.append((truth, files))
     return coded
 
@@ -271,39 +427,74 @@ def _through(codec: Codec, source: Path, target: Path) -> None:
     sound.write(target, sound.Waveform(samples=decoded.cpu().numpy(), sample_rate=codec.sample_rate))
 
 
+def _silence(recording: Path) -> Waveform:
+    """As long as the recording."""
+    import numpy as np
+
+    from audiostory import sound
+
+    waveform = sound.read(recording)
+    return replace(waveform, samples=np.zeros_like(waveform.samples))
+
+
 def _listen(ear: Ear, system: str, stories: Sequence[ToldStory]) -> list[list[Heard]]:
     heard = iter(ear.hear([clip for story in stories for clip in story.clips], progress=f"listening ({system})"))
     return [list(islice(heard, len(story.clips))) for story in stories]
 
 
-def _scores(
+def _story_scores(
     system: str,
-    truths: Sequence[TrueStory],
+    task: StoryTask,
     stories: Mapping[str, Sequence[ToldStory]],
     answers: Mapping[str, Sequence[Sequence[Heard]]],
 ) -> dict[str, Score]:
     from audiostory.benchmark.soundworld import score_cast, score_plans, score_sounds, shuffled_scores
 
+    truths = task.truths
     if system == "shuffled":
         return shuffled_scores(truths, stories["truth"], answers["truth"])
     heard = answers[system]
     return {**score_plans(truths, stories[system]), **score_sounds(truths, heard), **score_cast(truths, heard)}
 
 
+def _continuation_scores(
+    system: str,
+    task: StoryTask,
+    stories: Mapping[str, Sequence[ToldStory]],
+    answers: Mapping[str, Sequence[Sequence[Heard]]],
+) -> dict[str, Score]:
+    """Silence, guess and chance are plans alone, and nothing is heard of them."""
+    from audiostory.benchmark.listening import score_continuations, shuffled_continuations
+    from audiostory.benchmark.soundworld import score_cast, score_sounds
+
+    truths = task.truths
+    if system == "guess":
+        return score_continuations(truths, task.guess)
+    if system == "shuffled":
+        return score_continuations(truths, shuffled_continuations(truths))
+    scores = score_continuations(truths, stories[system])
+    if system in answers:
+        scores |= {**score_sounds(truths, answers[system]), **score_cast(truths, answers[system])}
+    return scores
+
+
 def _hardest(
     stories: Mapping[str, Sequence[ToldStory]], answers: Mapping[str, Sequence[Sequence[Heard]]]
 ) -> dict[str, list[Confusion]]:
     from audiostory.benchmark.soundworld import hardest
+    from audiostory.benchmark.tasks import MADE
 
-    return {name: hardest(stories[name], answers[name]) for name in MADE if name in stories}
+    return {name: hardest(stories[name], answers[name]) for name in MADE if name in answers}
 
 
 def _notes(truths: Sequence[TrueStory], stories: Mapping[str, Sequence[ToldStory]]) -> list[str]:
+    from audiostory.benchmark.tasks import TOLD
+
     notes = []
     if open_ended := sum(truth.instruction.total_seconds is None for truth in truths):
         notes.append(f"{open_ended} of {len(truths)} instructions ask for no length: left out of the length measures")
-    for name in TOLD:
-        if failed := [story.id for story in stories.get(name, ()) if not story.clips]:
+    for name in (*TOLD, "silence"):
+        if failed := [story.id for story in stories.get(name, ()) if not story.captions]:
             listed = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")
             notes.append(f"{name}: {len(failed)} of {len(truths)} stories could not be told ({listed}); all wrong")
     return notes

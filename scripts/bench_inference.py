@@ -74,7 +74,8 @@ def _bench(options: argparse.Namespace) -> None:
     storyline = Storyline(summary=CAPTION, events=events)
     prompt = script.prompt(instruction, pipeline.vocabulary, pipeline.settings.lead_in)
     lead = pipeline.settings.lead_in
-    answer = script.write(instruction, storyline, pipeline.vocabulary, lead=lead).ids[len(prompt) :]
+    layout = pipeline.settings.script
+    answer = script.write(instruction, storyline, pipeline.vocabulary, lead=lead, layout=layout).ids[len(prompt) :]
     with _phase(f"plan ({len(answer)} tokens)", device):
         if options.offload:
             pipeline.planner.to(device)

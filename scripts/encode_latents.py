@@ -5,6 +5,7 @@ what is heard in the recordings that instructions hold.
     python scripts/encode_latents.py $corpus/manifest.jsonl --codec runs/codec/export --output $corpus/latents
     ... and once there is a text encoder, into the same folder:  --text_encoder runs/tangoflux/export
     ... and for recordings that are listened to:                 --audio_encoder FOLDER --num_listening 20
+    ... and for the ablations in which clips teach the tokens:   --clip_encoder FOLDER --num_tokens 16
 
 A corpus too large to lie in so many pieces is better written as tar files of whole rows (docs/DATA.md):
 
@@ -54,6 +55,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--codec", type=Path, help="make latents with codec/ of this folder, or with the folder's own")
     parser.add_argument("--text_encoder", type=Path, help="make teacher states with text_encoder/ of it, or its own")
     parser.add_argument("--audio_encoder", type=Path, help="make features of what is heard, likewise")
+    parser.add_argument("--clip_encoder", type=Path, help="make features of each clip, likewise")
     parser.add_argument("--num_tokens", type=int, default=16, help="semantic tokens per event [%(default)s]")
     parser.add_argument(
         "--num_listening", type=int, default=20, help="tokens at which a window of a recording is heard [%(default)s]"
@@ -76,16 +78,16 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None, without: Sequence[str] = ()) -> tuple[Wanted, str]:
     """What is wanted, and on which device. Options `without` are another command's own."""
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if name not in without}
-    networks = {name: given.pop(name) for name in ("codec", "text_encoder", "audio_encoder")}
+    from audiostory.dataset.encoding import NETWORKS, Wanted
+
+    networks = {name: given.pop(name) for name in NETWORKS}
     networks = {name: folder for name, folder in networks.items() if folder is not None}
     if not networks and given["tokenizer"] is None:
-        parser.error("nothing to do: give --codec, --text_encoder, --audio_encoder, or several of them")
+        parser.error(f"nothing to do: give {', '.join('--' + name for name in NETWORKS)}, or several of them")
     if given["tokenizer"] is not None and given["format"] == "store":
         parser.error("--tokenizer counts texts for --format shards; a store has none")
     if given["rows_per_shard"] < 1:
         parser.error(f"a shard needs at least one row, not {given['rows_per_shard']}")
-    from audiostory.dataset.encoding import Wanted
-
     device = given.pop("device")
     return Wanted(networks=networks, **given), device
 

@@ -72,7 +72,7 @@ def encode(folder: Path) -> None:
     from audiostory.training.components import Components
 
     manifests = [str(folder / f"{kind}.jsonl") for kind in KINDS]
-    sizes = ["--num_semantic", "4", "--num_residual", "2", "--vocab_size", "320", "--text_vocab_size", "300"]
+    sizes = ["--num_semantic", "4", "--num_residual", "16", "--vocab_size", "320", "--text_vocab_size", "300"]
     assert make_tokenizer.main(["--manifest", *manifests, "--output", str(folder / "tokenizers"), *sizes]) == 0
     overrides = ["stage=stage3", "model=tiny", "weights=random", f"model.tokenizers={folder}/tokenizers"]
     components = Components(config.build(config.RunConfig, config.compose(CONFIGS, overrides)))
@@ -80,8 +80,8 @@ def encode(folder: Path) -> None:
         for name in ("codec", "text_encoder", "audio_encoder"):
             components.fresh(name).save_pretrained(Path(networks) / name)
         for kind in KINDS:
-            given = ["--codec", "--text_encoder", "--audio_encoder"] if kind != "questions" else ["--audio_encoder"]
-            given = given[:2] if kind in ("clips", "stories") else given
+            heard, told = kind in ("continuations", "questions"), kind != "questions"
+            given = ["--codec", "--text_encoder", "--clip_encoder"] * told + ["--audio_encoder"] * heard
             command = [str(folder / f"{kind}.jsonl"), "--output", str(folder / "latents" / kind)]
             options = [word for option in given for word in (option, networks)]
             assert encode_latents.main([*command, *options, "--num_tokens", "4", "--num_listening", "4"]) == 0

@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     ray.init(address=scale.ray_address)
     try:
         encode(wanted, device, scale.workers, {"num_cpus": scale.cpus_per_worker, "num_gpus": scale.gpus_per_worker})
-    except (ValueError, OSError, ray.exceptions.RayTaskError) as error:
-        print(f"prepare_corpus.py: {getattr(error, 'cause', None) or error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"prepare_corpus.py: {error}", file=sys.stderr)
         return 2
     finally:
         ray.shutdown()
@@ -65,7 +65,9 @@ def encode(wanted: Wanted, device: str, workers: int, room: dict[str, float]) ->
     made = jobs.map_batches(Encoder, fn_constructor_args=(wanted, device), batch_size=1, compute=pool, **room)
     with tqdm(total=len(work.jobs), desc="encoded", unit="shard", dynamic_ncols=True) as bar:
         for batch in made.iter_batches(batch_size=1, batch_format="numpy"):
-            bar.update(len(batch["number"]))
+            for fault in filter(None, batch["fault"].tolist()):
+                raise ValueError(fault)
+            bar.update(len(batch["fault"]))
     if missing := work.finish():
         raise ValueError(f"{missing} shards are lacking in {wanted.output}; run it again")
 
@@ -81,9 +83,15 @@ class Encoder:
         self.work = open_work(wanted, reader(device))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        for number in batch["number"].tolist():
+        """What was wrong with each shard, "" where nothing was: Ray would bury an error among its own."""
+        return {"fault": [self._fault(number) for number in batch["number"].tolist()]}
+
+    def _fault(self, number: int) -> str:
+        try:
             self.work.make(self.work.jobs[number], lambda _: None)
-        return {"number": batch["number"]}
+        except (ValueError, OSError) as error:
+            return str(error)
+        return ""
 
 
 if __name__ == "__main__":

@@ -300,6 +300,40 @@ def test_a_question_stands_after_its_recording_in_the_prompt(listening, prompts)
     assert prompts == [expected]
 
 
+def test_many_questions_about_a_recording_are_asked_as_each_alone_and_it_is_heard_once(listening, monkeypatch):
+    vocabulary = tiny.vocabulary()
+    heard: list[int] = []
+    asked: list[tuple[list[int], torch.Tensor]] = []
+    features, write = AudioEncoder.features, Planner.write
+
+    def noted(encoder: AudioEncoder, samples, num_tokens):
+        heard.append(len(samples))
+        return features(encoder, samples, num_tokens)
+
+    def answering(planner: Planner, ids, vocabulary, *, heard: torch.Tensor, **options):
+        asked.append((list(ids), heard))
+        answer = reciting([*vocabulary.encode(f"answer {len(asked)}"), vocabulary.im_end], vocabulary)
+        return write(planner, ids, vocabulary, heard=heard, choose=answer, **options)
+
+    monkeypatch.setattr(AudioEncoder, "features", noted)
+    monkeypatch.setattr(Planner, "write", answering)
+    questions = ["which sounds?", " is there a dog? ", "how many of them?"]
+    answers = listening.describe(recording(1.5), questions, progress=False)
+    assert answers == ["answer 1", "answer 2", "answer 3"]
+    assert len(heard) == 1
+    assert [ids for ids, _ in asked] == [
+        script.question(Instruction(text=text.strip()), vocabulary, 2 * tiny.NUM_LISTENING) for text in questions
+    ]
+    listening.describe(recording(1.5), "which sounds?", progress=False)
+    assert all(torch.equal(tokens, asked[-1][1]) for _, tokens in asked)
+
+
+def test_one_question_too_long_is_refused_before_any_is_answered(listening, monkeypatch):
+    monkeypatch.setattr(Planner, "write", lambda *_, **__: pytest.fail("answered all the same"))
+    with pytest.raises(ValueError, match="shorten it"):
+        listening.describe(recording(1.5), ["which sounds?", "rain " * 2000], progress=False)
+
+
 def test_the_planner_is_given_what_the_listener_hears(listening, monkeypatch):
     given: list[torch.Tensor] = []
     write = Planner.write

@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
 COMMANDS = {"train", "evaluate", "scripts"}
 WITHOUT_TORCH = [
     *("sound.py", "timeline.py", "story_audio.py", "story", "soundworld", "dataset/manifest.py", "training/stages.py"),
-    *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening")),
+    *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening", "lines", "tasks")),
 ]
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -7,10 +7,9 @@ and punctuation do not matter. No torch here.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from audiostory.benchmark.items import ToldStory, TrueStory, as_told
+from audiostory.benchmark.lines import read_lines
 from audiostory.benchmark.soundworld import Score, bootstrap, others, score_plans
 from audiostory.soundworld.questions import KINDS
 from audiostory.soundworld.stories import class_in_text
@@ -42,7 +42,7 @@ def read_questions(manifest: Path) -> list[Question]:
     if not manifest.is_file():
         raise ValueError(f"no manifest at {manifest}; scripts/make_soundworld.py --kind question writes one")
     questions: dict[str, Question] = {}
-    for where, row in _lines(manifest):
+    for where, row in read_lines(manifest):
         try:
             question = _question(row, manifest.parent)
         except (KeyError, TypeError, AttributeError) as error:
@@ -61,15 +61,7 @@ def read_answers(file: Path, questions: Sequence[Question]) -> list[str]:
     ValueError for a line that is none, an answer given twice, or one that is missing or not asked for, so that an
     interrupted run is not scored as a bad one. A system that has no answer says so with an empty text.
     """
-    answers: dict[str, str] = {}
-    for where, row in _lines(file):
-        try:
-            id, answer = row["id"], row["answer"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f'{where} is no answer, {{"id": ..., "answer": ...}} ({error!r})') from error
-        if not isinstance(answer, str) or id in answers:
-            raise ValueError(f"{where}: the answer to {id!r} is no text, or not the first one")
-        answers[id] = answer
+    answers = read_any_answers(file)
     asked = {question.id for question in questions}
     if stray := asked ^ answers.keys():
         missing = len(asked - answers.keys())
@@ -78,6 +70,40 @@ def read_answers(file: Path, questions: Sequence[Question]) -> list[str]:
             f"(such as {min(stray, key=str)!r}); answer the questions of the same manifest, to the end"
         )
     return [answers[question.id] for question in questions]
+
+
+def read_any_answers(file: Path) -> dict[str, str]:
+    """The answers in a file by their questions' ids, whatever was asked. ValueError for a line that is none, and an
+    answer given twice."""
+    answers: dict[str, str] = {}
+    for where, row in read_lines(file):
+        try:
+            id, answer = row["id"], row["answer"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f'{where} is no answer, {{"id": ..., "answer": ...}} ({error!r})') from error
+        if not isinstance(answer, str) or id in answers:
+            raise ValueError(f"{where}: the answer to {id!r} is no text, or not the first one")
+        answers[id] = answer
+    return answers
+
+
+def read_plans(file: Path) -> dict[str, ToldStory]:
+    """Stories that were planned and not rendered, by their ids, from lines of {"id", "captions", "seconds"}.
+
+    A story without captions could not be planned. ValueError for a line that is no plan, and a story planned twice.
+    """
+    plans: dict[str, ToldStory] = {}
+    for where, row in read_lines(file):
+        try:
+            plan = ToldStory(id=row["id"], captions=tuple(row["captions"]), seconds=float(row["seconds"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'{where} is no plan, {{"id": ..., "captions": [...], "seconds": ...}} ({error!r})'
+            ) from error
+        if plan.id in plans or not all(isinstance(caption, str) for caption in plan.captions):
+            raise ValueError(f"{where}: the captions of {plan.id!r} are no texts, or not the first ones")
+        plans[plan.id] = plan
+    return plans
 
 
 def normalised(answer: str) -> str:
@@ -131,7 +157,7 @@ def shuffled_answers(questions: Sequence[Question], seed: int = 0) -> list[str]:
 
 def score_continuations(truths: Sequence[TrueStory], told: Sequence[ToldStory]) -> dict[str, Score]:
     """As `score_plans`, and what the instruction leaves to the ear: the order of sounds where it refers to any of the
-    opening, beside where it names them all; and event by event the sounds of both sorts."""
+    opening, beside where it names them all; and event by event the sounds that captions name, of both sorts."""
     pairs = list(zip(truths, told, strict=True))
     refers = [any(reference is not None for reference in truth.references) for truth, _ in pairs]
     order = [list(map(class_in_text, story.captions)) == [e.name for e in truth.events] for truth, story in pairs]
@@ -141,8 +167,8 @@ def score_continuations(truths: Sequence[TrueStory], told: Sequence[ToldStory]) 
             [x] for x, refer in zip(order, refers, strict=True) if refer
         ),
         "order of sounds right, all named": bootstrap([x] for x, refer in zip(order, refers, strict=True) if not refer),
-        "sound right, referred to": bootstrap(_sounds_right(truth, story, referred=True) for truth, story in pairs),
-        "sound right, named": bootstrap(_sounds_right(truth, story, referred=False) for truth, story in pairs),
+        "sound planned right, referred to": bootstrap(_sounds_right(*pair, referred=True) for pair in pairs),
+        "sound planned right, named": bootstrap(_sounds_right(*pair, referred=False) for pair in pairs),
         "caption right to the letter, referred to": bootstrap(_captions_right(truth, story) for truth, story in pairs),
     }
 
@@ -172,18 +198,6 @@ def shuffled_continuations(truths: Sequence[TrueStory], seed: int = 0) -> list[T
                 for index, other in zip(alike, others(len(alike), seed), strict=True)
             }
     return [_answered(truth, openings.get(index, [""] * len(truth.opening))) for index, truth in enumerate(truths)]
-
-
-def _lines(file: Path) -> Iterator[tuple[str, Any]]:
-    """Each line that is not empty, with words for where it stands. ValueError for one that is no JSON."""
-    if not file.is_file():
-        raise ValueError(f"there is no file {file}")
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            try:
-                yield f"{file}, line {number}", json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{file}, line {number} is no JSON ({error})") from error
 
 
 def _question(row: Mapping[str, Any], folder: Path) -> Question:

@@ -13,22 +13,42 @@ from audiostory.benchmark.soundworld import Confusion, Score
 
 Columns = Mapping[str, Mapping[str, Score]]  # system -> measure -> score
 
-HOW_TO_READ = """\
+HOW_TO_READ_STORIES = """\
 Every system is asked the same questions about the same stories; n says how many. Shares lie between 0 and 1; in
 brackets stands the 95 % bootstrap interval over stories. An event that was not told, and every event of a story that
 could not be told, is wrong in every measure. Sound, place and register are what the ear hears in the single clips;
 "stays the same" is the share of pairs of a story's events that agree, right or wrong: all pairs for the place, those of
 the same pitched sound for the register.
 """
+HOW_TO_READ_CONTINUATIONS = (
+    HOW_TO_READ_STORIES
+    + """
+A story is here what follows its opening. "Some referred to" are the stories whose instruction calls at least one sound
+by its place in the opening ("the last sound again"), so that only who listened knows what is meant; "all named" are the
+others. Count, order, captions and "sound planned right" are read off the captions, and a system that only plans, or
+guesses, has no clips for the ear.
+"""
+)
+HOW_TO_READ_ANSWERS = """\
+Every system answers the same questions about the same recordings; n says how many. An answer is right when its words
+are those of the truth; case, space and punctuation do not matter. Shares lie between 0 and 1; in brackets stands the
+95 % bootstrap interval over recordings, whose questions are drawn together. "Yes and no alike" is the mean of the
+shares among the questions whose answer is yes and among those whose answer is no: who always says the same has 0.5.
+"Known" and "unseen" are wordings that training has and has not. Of captions, "order of sounds" compares the classes
+that they name, "sounds in the right order" is the longest row of classes that both have in the same order, as a share
+of the longer of the two.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """`columns` in the order of the table; `about` says in a line what each of them is. `facts` make it repeatable."""
+    """`columns` in the order of the table; `about` says in a line what each of them is, `how_to_read` what the measures
+    are. `facts` make it repeatable."""
 
     title: str
     columns: Columns
     about: Mapping[str, str]
+    how_to_read: str = HOW_TO_READ_STORIES
     notes: Sequence[str] = ()
     hardest: Mapping[str, Sequence[Confusion]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -37,7 +57,7 @@ class Report:
 def markdown(report: Report) -> str:
     """The whole page: the table, how to read it, the sounds heard worst, the facts."""
     about = "".join(f"- {system}: {words}\n" for system, words in report.about.items())
-    parts = [f"# {report.title}\n", table(report.columns), about, HOW_TO_READ]
+    parts = [f"# {report.title}\n", table(report.columns), about, report.how_to_read]
     if report.notes:
         parts.append("".join(f"- {note}\n" for note in report.notes))
     for system, confusions in report.hardest.items():

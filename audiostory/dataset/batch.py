@@ -16,7 +16,7 @@ from audiostory.model.inputs import ClipBatch, HearingBatch, StoryBatch, Wavefor
 def collate(samples: Sequence[Sample]) -> StoryBatch:
     """Rows of any number of events, with or without a recording in their instruction.
 
-    Latents or teacher states that one row with events lacks are lacking in the batch.
+    Latents, teacher states or clip features that one row with events lacks are lacking in the batch.
     """
     events = [(row, event) for row, sample in enumerate(samples) for event in range(len(sample.script.slots))]
     slots = [samples[row].script.slots[event] for row, event in events]
@@ -25,6 +25,7 @@ def collate(samples: Sequence[Sample]) -> StoryBatch:
     lengths = torch.tensor([len(sample.script.ids) for sample in samples])
     latents = _joined([sample.latents for sample in samples if sample.script.slots])
     teacher = _joined([sample.teacher for sample in samples if sample.script.slots])
+    clip_features = _joined([sample.clip_features for sample in samples if sample.script.slots])
     return StoryBatch(
         ids=ids,
         attention=torch.arange(ids.shape[1]) < lengths[:, None],
@@ -36,6 +37,7 @@ def collate(samples: Sequence[Sample]) -> StoryBatch:
         frames=_whole([0] * len(events) if latents is None else [len(one) for one in latents]),
         latents=None if latents is None else pad_sequence(latents, batch_first=True),
         teacher=None if teacher is None else torch.stack(teacher),
+        clip_features=None if clip_features is None else torch.stack(clip_features),
         **_recordings(samples),
         sample_ids=tuple(sample.id for sample in samples),
     )

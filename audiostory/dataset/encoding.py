@@ -19,11 +19,12 @@ from torch import Tensor
 
 from audiostory.dataset import manifest, shards, store
 from audiostory.dataset.manifest import DAMAGED_SHARE, Damage, Row
-from audiostory.dataset.parts import Features, Latents, Network, Part, Teacher, digest
+from audiostory.dataset.parts import ClipFeatures, Features, Latents, Network, Part, Teacher, digest
 from audiostory.dataset.rows import words
 from audiostory.dataset.shards import Sample, ShardIndex
 
-NETWORKS = ("codec", "text_encoder", "audio_encoder")
+NETWORKS = ("codec", "text_encoder", "audio_encoder", "clip_encoder")
+COMPONENTS = {"clip_encoder": "audio_encoder"}  # what a network is called in a folder, where it has another name there
 ROWS_PER_SHARD = 512  # of tar files
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -51,12 +52,15 @@ class Wanted:
         if folder is None:
             network, settings = Network(name, index[name], None), index
         else:
-            own = folder / name if (folder / name).is_dir() else folder
-            network, settings = Network(name, store.fingerprint(own), lambda: read(folder, name)), vars(self)
+            component = COMPONENTS.get(name, name)
+            own = folder / component if (folder / component).is_dir() else folder
+            network, settings = Network(name, store.fingerprint(own), lambda: read(folder, component)), vars(self)
         if name == "codec":
             return Latents(network)
         if name == "text_encoder":
             return Teacher(network, settings["num_tokens"])
+        if name == "clip_encoder":
+            return ClipFeatures(network, settings["num_tokens" if folder else "num_clip_tokens"])
         return Features(network, settings["num_listening"])
 
 
@@ -252,13 +256,15 @@ class ShardsWork:
             f"teacher:{store.caption_key(event.caption)}" for event in row.storyline.events if "teacher" in kinds
         ]
         features = [f"features:{row.heard_key}"] if "features" in kinds and row.heard_key is not None else []
-        if missing := [name for name in (*latents, *teacher, *features) if name not in tensors]:
+        heard = [f"clip_features:{row.clip_key(event)}" for event in range(len(row.clips)) if "clip_features" in kinds]
+        needed = (*latents, *teacher, *features, *heard)
+        if missing := [name for name in needed if name not in tensors]:
             self.damage.note(row.id, f"it is left out, for there is no recording for {missing[0]}")
             return None
         return Sample(
             number=number,
             row=self._line(row),
-            tensors={name: tensors[name] for name in (*latents, *teacher, *features)},
+            tensors={name: tensors[name] for name in needed},
             frames=[len(tensors[name]) for name in latents] or [0] * len(row.clips),
             windows=sum(len(tensors[name]) for name in features),
             words=self._words(row),

@@ -50,7 +50,8 @@ class BatchPlan:
     """Batches of rows, each as full as `limits` allow with padding counted.
 
     `tokens` is each row's script length and `clips` its number of events; `frames` is its longest event. With
-    `same_frames` a batch holds only rows with as many frames, so it needs no padding.
+    `same_frames` a batch holds only rows with as many frames, so it needs no padding. Rows of different `kinds` never
+    share a batch: they need different modules, and all processes of a step must run the same ones.
     `shards` are the numbers of rows that lie together, one shard after the other. An epoch then takes the shards in
     random order, `window` of them at a time, so that few files are read at once; batches are of rows of one window.
     """
@@ -64,6 +65,7 @@ class BatchPlan:
         limits: BatchLimits,
         seed: int,
         same_frames: bool = False,
+        kinds: Sequence[int] | np.ndarray | None = None,
         shards: Sequence[int] | None = None,
         window: int = WINDOW,
     ):
@@ -73,6 +75,7 @@ class BatchPlan:
             np.asarray(values, dtype=np.int64) for values in (tokens, frames, clips)
         )
         self.limits, self.seed, self.same_frames = limits, seed, same_frames
+        self.kinds = np.zeros_like(self.tokens) if kinds is None else np.asarray(kinds)
         self._ends = None if shards is None else np.cumsum(shards)
         self._num_windows = 1 if shards is None else max(1, len(shards) // window)
         self._start(pieces=1)
@@ -88,8 +91,8 @@ class BatchPlan:
         """The rows of all pieces of a batch.
 
         There are at least `pieces` of them, if need be more than the limits allow, so that no piece is empty; otherwise
-        batches are the same however many pieces they are cut into. ValueError where all rows are fewer than `pieces`.
-        Going back starts from the first epoch.
+        batches are the same however many pieces they are cut into. ValueError where there are fewer rows of a kind than
+        `pieces`; in one window of shards, those few are passed over. Going back starts from the first epoch.
         """
         if index < self._first or pieces != self._pieces:
             self._start(pieces)
@@ -107,20 +110,27 @@ class BatchPlan:
     def _cut(self) -> list[list[int]]:
         """One turn: its rows once, neighbours in length together, the batches in random order."""
         epoch, window = divmod(self._turn, self._num_windows)
-        rows = self._rows_of(epoch, window)
-        if len(rows) < self._pieces:
-            whose = "this data set has" if self._ends is None else "a window of this data set's shards has"
-            raise ValueError(
-                f"a step is cut into {self._pieces} pieces, but {whose} only {len(rows)} rows; give it more, or lower "
-                "micro_batches or the number of processes"
-            )
         where = (epoch,) if self._ends is None else (epoch, window)
         random = np.random.default_rng(seed_of(self.seed, "epoch", *where))
-        batches = self._filled(rows[self._order(rows, random)])
-        if len(batches[-1]) < self._pieces:  # what comes last is like what comes next to last
-            last = batches.pop()
-            batches[-1] += last
+        rows, batches = self._rows_of(epoch, window), []
+        for kind in np.unique(self.kinds[rows]):
+            alike = rows[self.kinds[rows] == kind]
+            if len(alike) >= self._pieces:
+                batches += self._filled(alike[self._order(alike, random)])
+            elif self._ends is None:
+                raise self._too_few(len(alike))
+        if not batches:
+            raise self._too_few(len(rows))
         return [batches[place] for place in random.permutation(len(batches))]
+
+    def _too_few(self, num_rows: int) -> ValueError:
+        what = "data set" if self._ends is None else "window of this data set's shards"
+        several = len(np.unique(self.kinds)) > 1
+        kind = " of one kind (with or without events, with or without a recording)" if several else ""
+        return ValueError(
+            f"a step is cut into {self._pieces} pieces, but there are only {num_rows} rows{kind} in a {what}; give it "
+            "more, or lower micro_batches or the number of processes"
+        )
 
     def _rows_of(self, epoch: int, window: int) -> np.ndarray:
         if self._ends is None:
@@ -169,6 +179,9 @@ class BatchPlan:
                 longest, most_frames, num_clips = tokens, frames, clips
             batches[-1].append(row)
             last_frames = frames
+        if len(batches[-1]) < self._pieces:  # what comes last is like what comes next to last
+            last = batches.pop()
+            batches[-1] += last
         return batches
 
 

@@ -1,4 +1,5 @@
-"""What is computed of a corpus once: latents of clips, teacher states of captions, features of what is heard.
+"""What is computed of a corpus once: latents of clips, teacher states of captions, features of what is heard and, for
+ablations, of the clips themselves.
 
 Each kind knows its items in a manifest's rows, what their tensors depend on, and how to make them with its network.
 """
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from audiostory.dataset import store
@@ -80,7 +82,7 @@ class Latents:
         return {"codec": self.network.fingerprint, "frame_rate": self.network.module.frame_rate}
 
     def items(self, rows: Sequence[Row]) -> list[tuple[Row, int]]:
-        return [(row, event) for row in rows for event in range(len(row.clips)) if row.clips[event].audio]
+        return _recorded(rows)
 
     def of(self, items: Sequence[tuple[Row, int]]) -> str:
         return digest([self.network.fingerprint, *(_what(row.clip_key(i), row.clips[i].audio) for row, i in items)])
@@ -186,6 +188,54 @@ class Features:
             else:
                 yield f"features:{key}", store.half(encoder.features(samples, self.num_listening).cpu())
             told(1)
+
+
+class ClipFeatures:
+    """What the audio encoder hears in each clip, as means over time: a teacher in the text encoder's place."""
+
+    kind, unit, per_shard = "clip_features", "clip", CLIPS_PER_SHARD
+
+    def __init__(self, network: Network, num_tokens: int):
+        self.network, self.num_tokens = network, num_tokens
+
+    def notes(self) -> Mapping[str, Any]:
+        width = self.network.module.width
+        return {"clip_encoder": self.network.fingerprint, "num_clip_tokens": self.num_tokens, "clip_width": width}
+
+    def items(self, rows: Sequence[Row]) -> list[tuple[Row, int]]:
+        return _recorded(rows)
+
+    def of(self, items: Sequence[tuple[Row, int]]) -> str:
+        clips = (_what(row.clip_key(i), row.clips[i].audio) for row, i in items)
+        return digest([self.network.fingerprint, str(self.num_tokens), *clips])
+
+    def tensors(
+        self, items: Sequence[tuple[Row, int]], damage: Damage, told: Callable[[int], object]
+    ) -> Iterator[tuple[str, Tensor]]:
+        for row, event in items:
+            path, key = row.clips[event].audio, row.clip_key(event)
+            assert path is not None
+            try:
+                samples = read_samples(path, sample_rate=self.network.module.sample_rate, audio_channels=1)[0]
+            except (OSError, ValueError) as error:
+                damage.note(key, error)
+            else:
+                yield f"clip_features:{key}", store.half(self._means(samples))
+            told(1)
+
+    @torch.no_grad()
+    def _means(self, samples: np.ndarray) -> Float[Tensor, "M E"]:
+        """Over the clip's own time: what the encoder makes of the silence that fills its last window is left out."""
+        encoder = self.network.module
+        windows = encoder.windows(torch.as_tensor(samples, device=encoder.device))
+        frames = encoder(encoder.log_mel(windows)).flatten(0, 1).float()  # [T E]
+        own = frames[: max(1, round(len(samples) / encoder.sample_rate * encoder.frame_rate))]
+        return torch.nn.functional.adaptive_avg_pool1d(own.mT[None], self.num_tokens)[0].mT.cpu()
+
+
+def _recorded(rows: Sequence[Row]) -> list[tuple[Row, int]]:
+    """The events that have a recording of their own."""
+    return [(row, event) for row in rows for event in range(len(row.clips)) if row.clips[event].audio]
 
 
 def _what(key: str, recording: Path | None) -> str:

@@ -68,14 +68,22 @@ class Stored:
     nothing was listened to.
     """
 
-    def __init__(self, manifest: Manifest, store: Store | None, *, latents: bool, damaged_share: float):
+    def __init__(
+        self,
+        manifest: Manifest,
+        store: Store | None,
+        *,
+        latents: bool,
+        clip_features: bool = False,
+        damaged_share: float,
+    ):
         self.path, self.store = manifest.path, store
         if any(row.heard_key is not None for row in manifest.rows) and not (store and store.has_audio_encoder):
             raise ValueError(
                 f"{manifest.path} has recordings that are listened to, and there are no features of them; run "
                 "scripts/encode_latents.py with --audio_encoder and name its folder in data.sources"
             )
-        self.rows = _complete(manifest, store, latents, damaged_share) if store else manifest.rows
+        self.rows = _complete(manifest, store, latents, clip_features, damaged_share) if store else manifest.rows
         encoded = store if latents else None
         frames = [
             encoded.num_frames(row.clip_key(event)) if encoded else 0
@@ -105,14 +113,18 @@ def words(row: Row) -> str:
     return f"{row.instruction.text} {said}"
 
 
-def _complete(manifest: Manifest, store: Store, latents: bool, damaged_share: float) -> tuple[Row, ...]:
+def _complete(
+    manifest: Manifest, store: Store, latents: bool, clip_features: bool, damaged_share: float
+) -> tuple[Row, ...]:
     """The rows that lack nothing."""
     damage = Damage(manifest.path, share=damaged_share)
     rows = []
     for row in manifest.rows:
-        missing = [i for i in range(len(row.clips)) if latents and not store.has_latents(row.clip_key(i))]
-        if missing:
+        keys = [row.clip_key(i) for i in range(len(row.clips))]
+        if latents and (missing := [key for key in keys if not store.has_latents(key)]):
             damage.note(row.id, f"the store at {store.folder} has no latents of its event {missing[0]}")
+        elif clip_features and (missing := [key for key in keys if not store.has_clip_features(key)]):
+            damage.note(row.id, f"the store at {store.folder} has no features of its event {missing[0]}")
         elif row.heard_key is not None and not store.has_features(row.heard_key):
             damage.note(row.id, f"the store at {store.folder} has no features of its recording {row.heard_key}")
         else:

@@ -13,13 +13,14 @@ from audiostory import sound
 from audiostory.dataset.manifest import Row
 from audiostory.dataset.store import Tensors
 from audiostory.story import script
-from audiostory.story.types import Script
+from audiostory.story.types import Layout, Script
 from audiostory.story.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A script ready to be put in a batch: per event its clip's seconds, latents [T Z] and teacher states [M C].
+    """A script ready to be put in a batch: per event its clip's seconds, latents [T Z] and teacher states [M C], or
+    what an audio encoder hears in its clip [M E].
 
     `bridge_sizes` are the numbers of semantic and residual tokens, which a script without events does not show.
     `features` are those of the recording that the instruction holds, by windows.
@@ -32,6 +33,7 @@ class Sample:
     teacher: tuple[Tensor, ...] | None
     bridge_sizes: tuple[int, int]
     features: Float[Tensor, "n K W"] | None = None
+    clip_features: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,14 @@ class Window:
 
 
 def build(
-    row: Row, vocabulary: Vocabulary, store: Tensors | None, *, latents: bool = True, teacher: bool = True
+    row: Row,
+    vocabulary: Vocabulary,
+    store: Tensors | None,
+    *,
+    latents: bool = True,
+    teacher: bool = True,
+    clip_features: bool = False,
+    layout: Layout = Layout(),  # noqa: B008  # frozen
 ) -> Sample:
     """A row with what its losses need; without a store there are neither latents nor teacher states.
 
@@ -89,18 +98,18 @@ def build(
     if row.answer:
         written = script.write_answer(row.instruction, row.answer, vocabulary, num_listening)
     else:
-        written = script.write(row.instruction, row.storyline, vocabulary, num_listening=num_listening)
+        written = script.write(row.instruction, row.storyline, vocabulary, num_listening=num_listening, layout=layout)
     events = row.storyline.events
+    keys = [row.clip_key(index) for index in range(len(events))]
     return Sample(
         id=row.id,
         script=written,
         seconds=tuple(clip.seconds for clip in row.clips),
-        latents=tuple(store.latents(row.clip_key(index)) for index in range(len(events)))
-        if store and latents
-        else None,
+        latents=tuple(store.latents(key) for key in keys) if store and latents else None,
         teacher=tuple(store.teacher(event.caption) for event in events) if store and teacher else None,
         bridge_sizes=(len(vocabulary.semantic_ids), len(vocabulary.residual_ids)),
         features=features,
+        clip_features=tuple(store.clip_features(key) for key in keys) if store and clip_features else None,
     )
 
 

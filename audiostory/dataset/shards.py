@@ -190,6 +190,9 @@ class RowTensors:
     def features(self, heard_key: str) -> Tensor:
         return self._tensor(f"features:{heard_key}")
 
+    def clip_features(self, key: str) -> Tensor:
+        return self._tensor(f"clip_features:{key}")
+
     def _tensor(self, name: str) -> Tensor:
         if name not in self._tensors:
             raise StoreError(f"{self._where} holds no {name}; {AGAIN}")

@@ -19,6 +19,7 @@ from audiostory.dataset.rows import DamagedSampleError, Rows, Stored
 from audiostory.dataset.shards import ShardSet
 from audiostory.dataset.store import Store, StoreError
 from audiostory.model.inputs import ClipBatch, StoryBatch, WaveformBatch
+from audiostory.story.types import Layout
 from audiostory.story.vocabulary import Vocabulary
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
@@ -44,11 +45,14 @@ class Stories:
         seed: int,
         latents: bool = True,
         teacher: bool = True,
+        clip_features: bool = False,
+        layout: Layout = Layout(),  # noqa: B008  # frozen
         damaged_share: float = 0.01,
     ):
-        self.vocabulary = vocabulary
+        self.vocabulary, self.layout = vocabulary, layout
         self.latents, self.teacher = latents and store is not None, teacher and store is not None
-        self.rows = _rows(rows, store, self.latents, damaged_share)
+        self.clip_features = clip_features and store is not None
+        self.rows = _rows(rows, store, self.latents, damaged_share, clip_features=self.clip_features)
         lengths, bridge = self.rows.lengths, len(vocabulary.semantic_block) + len(vocabulary.residual_block)
         # Nearly the tokens of each script; writing every one to know them exactly would take minutes.
         tokens = self.rows.words(vocabulary) + (bridge + 30) * lengths.clips + 50
@@ -58,6 +62,7 @@ class Stories:
             clips=lengths.clips,
             limits=limits,
             seed=seed,
+            kinds=2 * (lengths.clips > 0) + (lengths.windows > 0),
             shards=lengths.shards,
         )
         self._readable = Readable(self.rows.path, self.plan, seed, damaged_share)
@@ -68,7 +73,15 @@ class Stories:
     def _sample(self, number: int) -> sample.Sample:
         row, tensors = self.rows.read(number)
         try:
-            return sample.build(row, self.vocabulary, tensors, latents=self.latents, teacher=self.teacher)
+            return sample.build(
+                row,
+                self.vocabulary,
+                tensors,
+                latents=self.latents,
+                teacher=self.teacher,
+                clip_features=self.clip_features,
+                layout=self.layout,
+            )
         except StoreError:
             raise
         except ValueError as error:  # of a text that no script can hold
@@ -215,11 +228,17 @@ class Readable:
             return None
 
 
-def _rows(rows: Manifest | ShardSet, store: Store | ShardSet | None, latents: bool, damaged_share: float) -> Rows:
+def _rows(
+    rows: Manifest | ShardSet,
+    store: Store | ShardSet | None,
+    latents: bool,
+    damaged_share: float,
+    clip_features: bool = False,
+) -> Rows:
     if isinstance(rows, ShardSet):
         return rows
     assert not isinstance(store, ShardSet)
-    return Stored(rows, store, latents=latents, damaged_share=damaged_share)
+    return Stored(rows, store, latents=latents, clip_features=clip_features, damaged_share=damaged_share)
 
 
 def _sums(values: np.ndarray, sizes: Sequence[int]) -> list[int]:

@@ -1,7 +1,8 @@
 """What was computed once, in safetensors shards that are mapped into memory, and an index of them.
 
 `scripts/encode_latents.py` writes a store beside a manifest, in half precision: latents under "{row id}/{event}",
-teacher states under a digest of their caption, the features of a recording that an instruction holds under its path.
+teacher states under a digest of their caption, the features of a recording that an instruction holds under its path,
+and, where an ablation needs them, features of clips under the same names as their latents.
 The index holds fingerprints of the manifest and of the networks, so that a store which no longer fits is an error and
 not a silent loss of quality. It also knows each shard's size and header, and the header a checksum of every tensor: a
 file that was cut short or changed is named before anything is learnt from it.
@@ -25,7 +26,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 INDEX = "index.json"
-PARTS = {"codec": "latents", "text_encoder": "teacher", "audio_encoder": "features"}  # of the index: shards' names
 MAX_HEADER_BYTES = 100_000_000  # as the format has it
 
 
@@ -35,6 +35,7 @@ class Tensors(Protocol):
     def latents(self, key: str) -> Float[Tensor, "T Z"]: ...
     def teacher(self, caption: str) -> Float[Tensor, "M C"]: ...
     def features(self, heard_key: str) -> Float[Tensor, "n K W"]: ...
+    def clip_features(self, key: str) -> Float[Tensor, "M E"]: ...
 
 
 class StoreError(ValueError):
@@ -161,6 +162,16 @@ class Made:
         return bool(self.index.get("audio_encoder"))
 
     @property
+    def has_clip_encoder(self) -> bool:
+        """Whether the clips themselves were listened to."""
+        return bool(self.index.get("clip_encoder"))
+
+    @property
+    def clip_features_shape(self) -> tuple[int, int]:
+        """[M E] of every clip's features."""
+        return self.index["num_clip_tokens"], self.index["clip_width"]
+
+    @property
     def num_listening(self) -> int:
         """At how many tokens each window of those is heard, 0 where there are none."""
         return self.index.get("num_listening", 0)
@@ -196,11 +207,18 @@ class Store(Made):
         """What the audio encoder hears in a recording, K means over time for each of its n windows."""
         return self._tensor(f"features:{heard_key}", f"no features of the recording {heard_key}")
 
+    def clip_features(self, key: str) -> Float[Tensor, "M E"]:
+        """What the audio encoder hears in an event's own recording, M means over its time."""
+        return self._tensor(f"clip_features:{key}", f"no features of event {key}")
+
     def num_windows(self, heard_key: str) -> int:
         return self._place(f"features:{heard_key}", f"no features of the recording {heard_key}")[1]
 
     def has_latents(self, key: str) -> bool:
         return f"latents:{key}" in self._all_places()
+
+    def has_clip_features(self, key: str) -> bool:
+        return f"clip_features:{key}" in self._all_places()
 
     def has_features(self, heard_key: str) -> bool:
         return f"features:{heard_key}" in self._all_places()

@@ -30,7 +30,7 @@ LEARNT_ROLES = {
     "reason_content": (Role.CONTENT,),
     "reason_caption": (Role.CAPTION,),
 }
-LOSSES = ("semantic", "flow", "reason", *LEARNT_ROLES)
+LOSSES = ("semantic", "residual", "flow", "reason", *LEARNT_ROLES)
 
 
 class AudioStory(nn.Module):
@@ -59,7 +59,9 @@ class AudioStory(nn.Module):
     ) -> Losses:
         """The losses named in `wanted`, or all of LOSSES; those that the batch holds nothing for are named as absent.
 
-        semantic: the projected semantic tokens against the scaled teacher, over all M positions. flow: see `flow_loss`.
+        semantic: the projected semantic tokens against the scaled teacher, over all M positions; with a bridge that has
+        a head for it, its output against the clip's features. residual: likewise, with R means of those features, and
+        absent without such a head (paper, table 5). flow: see `flow_loss`.
         text, reason_count, reason_content, reason_caption: cross entropy per token, each over its own roles; reason is
         the sum of its three parts (paper, section 4). What is not wanted is not computed: without flow the DiT does
         not run. ValueError for a name that is no loss.
@@ -69,13 +71,19 @@ class AudioStory(nn.Module):
             raise ValueError(f"there is no loss {', '.join(unknown)}; there are {', '.join(LOSSES)}")
         states = self.planner.states(batch.ids, self.heard(batch))  # [B L H]
         named = self._token_losses(states, batch, wanted)
-        teacher = batch.teacher if "semantic" in wanted else None
+        taught = batch.teacher if self.bridge.semantic_head is None else batch.clip_features
+        teacher = taught if "semantic" in wanted else None
+        heard = batch.clip_features if "residual" in wanted and self.bridge.residual_head is not None else None
         latents = batch.latents if "flow" in wanted else None
-        if len(batch.event_row) and not (teacher is None and latents is None):
+        if len(batch.event_row) and not (teacher is None and heard is None and latents is None):
             bridged = self.bridge(gather(states, batch))
             if teacher is not None:
                 target = self.bridge.semantic_target(teacher)
                 named["semantic"] = nn.functional.mse_loss(bridged.semantic_prediction.float(), target.float())
+            if heard is not None:
+                assert bridged.residual_prediction is not None
+                target = self.bridge.residual_target(heard)
+                named["residual"] = nn.functional.mse_loss(bridged.residual_prediction.float(), target.float())
             if latents is not None:
                 draws = draw(latents, self.condition_dropout, self.sigma_distribution, generator)
                 tokens = torch.where(draws.dropped[:, None, None], self.bridge.unconditional, bridged.fused)

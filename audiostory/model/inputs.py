@@ -4,6 +4,7 @@ Shape letters: B rows, L script tokens, S events of all rows together (`event_ro
 and R residual tokens per event, N condition tokens, H planner width, C condition width, T latent frames, Z latent
 channels, A audio channels, W waveform samples. For audio that is heard: N windows of recordings, F mel bands and X
 frames of their spectrograms, T frames of W features that the encoder makes of them, K listening tokens per window.
+D and E are the widths of what the semantic and the residual tokens are taught by: C and nothing, but for ablations.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class StoryBatch(Movable):
     frames: Int[Tensor, S]
     latents: Float[Tensor, "S T Z"] | None = None
     teacher: Float[Tensor, "S M C"] | None = None
+    clip_features: Float[Tensor, "S M E"] | None = None  # what an audio encoder hears in each event's clip
     audio_features: Float[Tensor, "N T W"] | None = None  # of the recordings that instructions hold, all windows
     audio_row: Int[Tensor, N] | None = None
     audio_slots: Int[Tensor, "N K"] | None = None  # the tokens that a window is heard at

@@ -84,8 +84,10 @@ class PhasePredictor(nn.Module):
         """
         factors = self(frames)
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randn(frames.shape[-1], 2, NUM_BINS, 1, generator=generator) * math.sqrt(0.5)
-        chance = torch.complex(drawn[:, 0], drawn[:, 1]).to(factors.device)
+        drawn = torch.randn(frames.shape[-1], 2, NUM_BINS + 2, 1, generator=generator)
+        # In a Hann window neighbouring bins hear much the same hiss.
+        drawn = drawn[:, :, 1:-1] + (drawn[:, :, :-2] + drawn[:, :, 2:]) / 2
+        chance = torch.complex(drawn[:, 0], drawn[:, 1]).to(factors.device) / math.sqrt(3)  # of mean square 1
         now, made = torch.zeros_like(factors[:, 0, :, :1]), []
         for t in range(frames.shape[-1]):
             expected = _follow(factors[..., t : t + 1], now)

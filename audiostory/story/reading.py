@@ -12,39 +12,43 @@ from itertools import pairwise
 
 from audiostory.story.prompts import Plan, PlannedEvent, parse_reasoning, shorten
 from audiostory.story.timing import fill_gaps, lay_out, parse_duration
-from audiostory.story.types import BridgeSlot, Event, Problem, ProblemKind, Reading, Storyline
+from audiostory.story.types import BridgeSlot, Event, Layout, Problem, ProblemKind, Reading, Storyline
 from audiostory.story.vocabulary import Vocabulary
 
 
 def read(
-    ids: Sequence[int], vocabulary: Vocabulary, *, total_seconds: float | None = None, bridge: bool = True
+    ids: Sequence[int],
+    vocabulary: Vocabulary,
+    *,
+    total_seconds: float | None = None,
+    bridge: bool = True,
+    layout: Layout = Layout(),  # noqa: B008  # frozen
 ) -> Reading:
     """Storyline, slots and problems of an answer, or of a whole script, whose prompt is skipped. Any ids can be read.
 
     An event is complete, and kept, when both its bridge blocks are there to the last token (with `bridge=False`: when
     it is closed). A missing or unreadable duration is taken from the time range in the reasoning, else estimated from
-    `total_seconds` and the other events (`timing.fill_gaps`).
+    `total_seconds` and the other events (`timing.fill_gaps`). Where the `layout` has no captions in the events, an
+    event's is the one that the reasoning has under its number. What the layout leaves out is stray where it stands.
     """
     tokens = tuple(int(token) for token in ids)
     start, stop = _answer(tokens, vocabulary)
     reasoning_stop, events_start, problems = _reasoning_bounds(tokens, start, stop, vocabulary)
     reasoning, strays = _text(tokens[start:reasoning_stop], vocabulary)
     problems += _stray_markers("the reasoning", None, strays)
-    plan = parse_reasoning(reasoning)
-    if plan.faults:
-        message = f"the reasoning cannot be read in full: {'; '.join(plan.faults)}"
-        problems.append(Problem(kind=ProblemKind.REASONING, event=None, message=message))
+    plan, found = _plan(reasoning, layout)
+    problems += found
 
     openings = [i for i in range(events_start, stop) if tokens[i] == vocabulary.gen]
     problems += _between_events(tokens[events_start : min(openings, default=stop)], None, vocabulary)
     drafts: list[_Draft] = []
     for number, (opening, end) in enumerate(pairwise([*openings, stop]), 1):
-        reader = _EventReader(number, vocabulary, bridge)
+        reader = _EventReader(number, vocabulary, bridge, layout)
         draft = reader.read(tokens, opening + 1, end)
         drafts += [draft] if draft else []
         problems += reader.problems
 
-    events, found = _settle(drafts, plan, total_seconds)
+    events, found = _settle(drafts, plan, total_seconds, layout)
     problems += [*found, *_count_problems(plan, len(events))]
     return Reading(
         storyline=Storyline(summary=plan.summary, events=events, reasoning=reasoning),
@@ -87,6 +91,20 @@ def _reasoning_bounds(
     taken = "it is taken to end at the first <|gen|>" if gen < stop else "no event follows it"
     message = f"the reasoning is not closed by <|/think|>; {taken}"
     return gen, gen, [Problem(kind=ProblemKind.NO_REASONING_END, event=None, message=message)]
+
+
+def _plan(reasoning: str, layout: Layout) -> tuple[Plan, list[Problem]]:
+    if layout.reasoning:
+        plan = parse_reasoning(reasoning)
+        if not plan.faults:
+            return plan, []
+        message = f"the reasoning cannot be read in full: {'; '.join(plan.faults)}"
+        return plan, [Problem(kind=ProblemKind.REASONING, event=None, message=message)]
+    nothing = Plan(summary="", num_events=None, events=(), faults=())
+    if not reasoning.strip():
+        return nothing, []
+    message = f"there is reasoning in a script that has none, which is ignored: {shorten(reasoning.strip())}"
+    return nothing, [Problem(kind=ProblemKind.STRAY, event=None, message=message)]
 
 
 def _first(ids: tuple[int, ...], start: int, stop: int, *wanted: int) -> int:
@@ -133,10 +151,11 @@ class _Draft:
 class _EventReader:
     """Reads one event token by token: text, a duration, the semantic and the residual block, the closing marker."""
 
-    def __init__(self, number: int, vocabulary: Vocabulary, bridge: bool):
+    def __init__(self, number: int, vocabulary: Vocabulary, bridge: bool, layout: Layout):
         self.number = number
         self.vocabulary = vocabulary
         self.bridge = bridge
+        self.layout = layout
         self.problems: list[Problem] = []
         self.blocks = {
             vocabulary.semantic_open: ("semantic", vocabulary.semantic_block),
@@ -229,7 +248,9 @@ class _EventReader:
 
     def _draft(self) -> _Draft:
         caption = self.vocabulary.decode(self.caption).strip()
-        if not caption:
+        if caption and not self.layout.captions:
+            self._problem(ProblemKind.STRAY, f"has a caption of its own, which is ignored: {shorten(caption)}")
+        elif not caption and self.layout.captions:
             self._problem(ProblemKind.CAPTION, "has an empty caption; its sound is kept")
         if late := self.vocabulary.decode(self.late).strip():
             self._problem(ProblemKind.STRAY, f"goes on after its bridge tokens, which is ignored: {shorten(late)}")
@@ -250,11 +271,13 @@ class _EventReader:
 
 
 def _settle(
-    drafts: Sequence[_Draft], plan: Plan, total_seconds: float | None
+    drafts: Sequence[_Draft], plan: Plan, total_seconds: float | None, layout: Layout
 ) -> tuple[tuple[Event, ...], list[Problem]]:
     """Events with details from the plan, every duration settled, starts laid out."""
-    nothing = PlannedEvent(caption="", seconds=None)
-    planned = [found or nothing for found in _pair(drafts, plan)]
+    nothing, numbered = PlannedEvent(caption="", seconds=None), dict(enumerate(plan.events, 1))
+    pairs = _pair(drafts, plan) if layout.captions else [numbered.get(draft.number) for draft in drafts]
+    planned = [found or nothing for found in pairs]
+    captions = [d.caption if layout.captions else p.caption for d, p in zip(drafts, planned, strict=True)]
     known = [p.seconds if d.seconds is None else d.seconds for d, p in zip(drafts, planned, strict=True)]
     seconds = fill_gaps(known, total_seconds)
     problems = []
@@ -263,9 +286,13 @@ def _settle(
             origin = "estimated" if source is None else "as planned in the reasoning"
             message = f"event {draft.number} {draft.fault}; it gets {length:g} s, {origin}"
             problems.append(Problem(kind=ProblemKind.DURATION, event=draft.number, message=message))
+    for draft, caption in zip(drafts, captions, strict=True):
+        if not (caption or layout.captions):
+            message = f"event {draft.number} has no caption in the reasoning; its sound is kept"
+            problems.append(Problem(kind=ProblemKind.CAPTION, event=draft.number, message=message))
     events = tuple(
-        Event(caption=d.caption, seconds=s, start=start, story_detail=p.story_detail, sound_detail=p.sound_detail)
-        for d, p, s, start in zip(drafts, planned, seconds, lay_out(seconds), strict=True)
+        Event(caption=caption, seconds=s, start=start, story_detail=p.story_detail, sound_detail=p.sound_detail)
+        for caption, p, s, start in zip(captions, planned, seconds, lay_out(seconds), strict=True)
     )
     return events, problems
 

@@ -4,6 +4,8 @@
     then for each event  <|gen|>CAPTION<timestamp>SECONDS</timestamp><t5>...</t5><aud>...</aud><|/gen|>
     and at the end       <|im_end|>
 
+A model may do without the reasoning's text, or without the captions in its events (`Layout`).
+
 An answer to a question about a recording is a script too, without reasoning and events (`question`, `write_answer`):
 
     CHAT FRAME, RECORDING AND QUESTION, then ANSWER<|im_end|>
@@ -20,7 +22,7 @@ from collections.abc import Sequence
 from audiostory.story.prompts import check, count_span, prompt_text, question_text, reasoning_text
 from audiostory.story.reading import read, read_answer
 from audiostory.story.timing import reconcile, timeline
-from audiostory.story.types import BridgeSlot, Instruction, Role, Script, Storyline
+from audiostory.story.types import BridgeSlot, Instruction, Layout, Role, Script, Storyline
 from audiostory.story.vocabulary import Vocabulary
 
 __all__ = ["prompt", "question", "read", "read_answer", "reconcile", "write", "write_answer"]
@@ -50,6 +52,7 @@ def write(
     lead: str = "",
     num_listening: int = 0,
     bridge: bool = True,
+    layout: Layout = Layout(),  # noqa: B008  # frozen
 ) -> Script:
     """The exchange a planner learns from. With `bridge=False` the events carry no bridge tokens and there are no slots.
 
@@ -61,17 +64,21 @@ def write(
     - times are on the 0.1 s grid, 0.1 <= seconds <= 3600, and each event starts where the one before ends (times off
       the grid are rounded as `timing.timeline` says);
     - its reasoning is empty or is its `reasoning_text` (any other is kept, but summary and details are read from it).
+    What the `layout` leaves out is not written: without reasoning, summary and details do not come back; without
+    captions in the events, they come back from the reasoning.
     ValueError, naming the event, for anything ill-formed and for text that the tokenizer cannot represent.
     """
     check(storyline)
     script = _Writer(vocabulary)
     script.prompt(prompt(instruction, vocabulary, lead, num_listening))
-    script.reasoning(storyline.reasoning or reasoning_text(storyline))
+    if layout.reasoning:
+        script.reasoning(storyline.reasoning or reasoning_text(storyline))
     script.marker(vocabulary.end_think)
     slots: list[BridgeSlot] = []
     for number, (event, (start, end)) in enumerate(zip(storyline.events, timeline(storyline.events), strict=True), 1):
         script.marker(vocabulary.gen)
-        script.text(f"the caption of event {number}", event.caption, Role.CAPTION)
+        if layout.captions:
+            script.text(f"the caption of event {number}", event.caption, Role.CAPTION)
         script.marker(vocabulary.timestamp, Role.CAPTION)
         script.text(f"the duration of event {number}", str(round(end - start, 1)), Role.CAPTION)
         script.marker(vocabulary.end_timestamp, Role.CAPTION)

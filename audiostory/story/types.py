@@ -46,6 +46,22 @@ class Storyline:
         return sum(event.seconds for event in self.events)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a model's scripts hold beside durations and bridge tokens (paper, table 4); a model writes one layout alone.
+
+    Without `reasoning` nothing stands between the think markers. Without `captions` an event is told in the reasoning
+    alone. ValueError without either: such a script would not say what is heard.
+    """
+
+    reasoning: bool = True
+    captions: bool = True
+
+    def __post_init__(self):
+        if not (self.reasoning or self.captions):
+            raise ValueError("a script without reasoning and without captions says nothing; leave out one of them")
+
+
 class Role(IntEnum):
     """What a token is for; each loss picks its tokens by role. Padding in a batch is PROMPT, which nothing learns."""
 

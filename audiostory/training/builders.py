@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -28,11 +28,13 @@ from audiostory.dataset.shards import ShardSet
 from audiostory.dataset.sources import Clips, Crops, Stories
 from audiostory.dataset.store import INDEX, Store, read_index
 from audiostory.model.audiostory import REASON_PARTS, AudioStory, TextToAudio
+from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
 from audiostory.model.hearing import Hearing
 from audiostory.model.inputs import Losses
 from audiostory.model.listener import ListenerProjector, log_mel
 from audiostory.model.planner import LoraSettings
+from audiostory.story import Layout
 from audiostory.training import checkpoint, config, engine, listening, provenance
 from audiostory.training.components import Components, checked
 from audiostory.training.config import RunConfig
@@ -45,11 +47,19 @@ log = logging.getLogger(__name__)
 MOST_LATENT_ERROR = 0.05  # mean, in standard deviations, between stored latents and the codec's own
 NORMALISATION_BATCHES = 100  # crops from which the codec learns the mean and deviation of its latents
 RUN_FILE = "run.json"
+TARGETS = {  # what losses of stories compare with: by what a store tells that it has it, its name, the option for it
+    "latents": ("has_codec", "latents", "--codec"),
+    "teacher": ("has_teacher", "teacher states", "--text_encoder"),
+    "clip_features": ("has_clip_encoder", "features of the clips", "--clip_encoder"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
-    """A root module with what is particular to its kind. `source` opens a data set, or with True its held-out part."""
+    """A root module with what is particular to its kind. `source` opens a data set, or with True its held-out part.
+
+    `needs` are the TARGETS without which there is nothing to learn.
+    """
 
     module: nn.Module
     losses: Callable[[nn.Module, Any], Losses]
@@ -57,6 +67,7 @@ class Root:
     listen: Callable[[Path], None]
     finish: Callable[[], None]
     export: Callable[[Path], None]
+    needs: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +108,7 @@ def build(run: RunConfig, composed: Mapping[str, Any]) -> Run:
     root = KINDS[run.stage.root].build(run, components)
     pieces = processes.micro_batches
     train = Mixture({name: root.source(name, False) for name in run.stage.mixture}, run.stage.mixture, pieces)
-    _check_targets(run, train.sources)
+    _check_targets(run, root.needs, train.sources)
     held_out = {name: share for name, share in run.stage.mixture.items() if _source(run, name).val}
     val = Mixture({name: root.source(name, True) for name in held_out}, held_out, pieces) if held_out else None
     about = {"data": _data(run), "components": components.origins, **provenance.of_code()}
@@ -158,14 +169,16 @@ def _prepare_output(run: RunConfig, composed: Mapping[str, Any], about: Mapping[
 def _what_matters(composed: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a run cannot change on its way: not the sizes of components that it does not have, and not
     where it runs."""
-    sizes = {name: composed["model"].get(name) for name in KINDS[composed["stage"]["root"]].sizes}
+    model = {"script": asdict(Layout()), **composed["model"]}  # runs of old know no other
+    sizes = {name: model.get(name) for name in KINDS[composed["stage"]["root"]].sizes}
     kept = {name: composed[name] for name in ("stage", "weights", "seed")}
     return {**kept, "model": sizes, "sources": composed["data"]["sources"]}
 
 
 def _data(run: RunConfig) -> dict[str, Any]:
     """Fingerprints of what a run learns from: of each manifest, and of the networks that made what its losses need."""
-    uses = {"flow": "codec", "semantic": "text_encoder"}
+    by_clips = bool(run.model.bridge.get("semantic_teacher_width"))
+    uses = {"flow": "codec", "semantic": "clip_encoder" if by_clips else "text_encoder", "residual": "clip_encoder"}
     networks = [uses[loss] for loss in run.stage.losses if loss in uses] + ["audio_encoder"]
     found: dict[str, Any] = {}
     for name in run.stage.mixture:
@@ -225,7 +238,7 @@ def _text_to_audio(run: RunConfig, components: Components) -> Root:
 
     def source(name: str, val: bool) -> Clips:
         rows = _rows(run, name, val)
-        store = _store(run, name, val, rows, codec)
+        store = _store(run, name, val, rows, codec, ["latents"])
         if store is None or not store.has_codec:
             raise ValueError(
                 f"stage {run.stage.name} needs latents of {rows.path}; make them with scripts/encode_latents.py "
@@ -279,10 +292,12 @@ def _hearing(run: RunConfig, components: Components) -> Root:
 
 def _audiostory(run: RunConfig, components: Components) -> Root:
     wanted = {*run.stage.losses, *(REASON_PARTS if "reason" in run.stage.losses else ())}
-    latents, teacher = "flow" in wanted, "semantic" in wanted
-    # What no loss of the stage reaches is there in shape alone: it need not have been trained yet, and is not exported.
-    used = {"planner": True, "bridge": latents or teacher, "dit": latents}
+    latents = "flow" in wanted
+    used = {"planner": True, "bridge": not wanted.isdisjoint(("flow", "semantic", "residual")), "dit": latents}
+    # What no loss of the stage reaches is handed on, or if no stage has taught it yet, is there in shape alone.
+    used = {name: reached or components.handed_on(name) for name, reached in used.items()}
     planner, bridge, dit = (components.get(name) if used[name] else components.fresh(name) for name in used)
+    needs = _needs(run, bridge)
     vocabulary = components.vocabulary
     planner.qwen.set_attn_implementation(run.runtime.attention)
     if used["bridge"] and components.origin("bridge") is None and components.origin("text_encoder") is not None:
@@ -297,13 +312,17 @@ def _audiostory(run: RunConfig, components: Components) -> Root:
     projector = components.get("listener_projector") if listens else None
     audio_encoder = components.get("audio_encoder") if listens else None
     root = AudioStory(planner, bridge, dit, projector, **checked(AudioStory, run.model.flow, "model.flow", given=4))
-    codec = components.get("codec") if latents else None
-    trained_codec = codec if latents and components.origin("codec") is not None else None
-    settings = ours.Settings(**checked(ours.Settings, run.model.settings, "model.settings"))
+    codec = components.get("codec") if latents or components.handed_on("codec") else None
+    trained_codec = codec if codec is not None and components.origin("codec") is not None else None
+    layout = run.model.script
+    settings = ours.Settings(**{**checked(ours.Settings, run.model.settings, "model.settings"), "script": layout})
 
     def source(name: str, val: bool) -> Stories:
         rows = _rows(run, name, val)
-        store = _store(run, name, val, rows, trained_codec) if latents or teacher or listens else None
+        store = _store(run, name, val, rows, trained_codec, needs) if needs or listens else None
+        heard = "clip_features" in needs and store is not None and store.has_clip_encoder
+        if heard and store is not None:
+            _check_clip_features(name, store.clip_features_shape, bridge)
         made = Stories(
             rows,
             vocabulary,
@@ -311,7 +330,9 @@ def _audiostory(run: RunConfig, components: Components) -> Root:
             run.stage.batch,
             seed=_data_seed(run, name, val),
             latents=latents and store is not None and store.has_codec,
-            teacher=teacher,
+            teacher="teacher" in needs,
+            clip_features=heard,
+            layout=layout,
             damaged_share=run.data.damaged_share,
         )
         if made.rows.lengths.windows.any():
@@ -319,7 +340,7 @@ def _audiostory(run: RunConfig, components: Components) -> Root:
         return made
 
     def save(folder: Path) -> None:
-        """What the stage taught or used: a model, once that is all."""
+        """What the stage taught, used or was handed: a model, once that is all."""
         parts = {"planner": planner, "bridge": bridge, "dit": dit}
         parts = {name: part for name, part in parts.items() if used[name]}
         more = {"codec": codec, "listener_projector": projector, "audio_encoder": audio_encoder}
@@ -334,9 +355,12 @@ def _audiostory(run: RunConfig, components: Components) -> Root:
         module=root,
         losses=lambda root, batch: root(batch, wanted=wanted),
         source=source,
-        listen=lambda folder: listening.stories(root, codec, audio_encoder, vocabulary, _heard_rows(run), folder),
+        listen=lambda folder: listening.stories(
+            root, codec, audio_encoder, vocabulary, layout, _heard_rows(run), folder
+        ),
         finish=lambda: None,
         export=save,
+        needs=needs,
     )
 
 
@@ -354,7 +378,10 @@ KINDS = {
     "hearing": Kind(build=_hearing, sizes=("num_semantic", "audio_encoder")),
     "audiostory": Kind(
         build=_audiostory,
-        sizes=("num_semantic", "num_residual", "planner", "lora", "bridge", "dit", "listener_projector", "flow"),
+        sizes=(
+            *("num_semantic", "num_residual", "planner", "lora", "bridge", "dit", "listener_projector", "flow"),
+            "script",
+        ),
     ),
 }
 
@@ -402,11 +429,16 @@ def _path(run: RunConfig, name: str, val: bool) -> str:
 
 
 def _store(
-    run: RunConfig, name: str, val: bool, rows: manifest.Manifest | ShardSet, codec: Codec | None
+    run: RunConfig,
+    name: str,
+    val: bool,
+    rows: manifest.Manifest | ShardSet,
+    codec: Codec | None,
+    needs: Sequence[str],
 ) -> Store | ShardSet | None:
     """The source's latents, teacher states and features; None for one that has words alone.
 
-    ValueError for a store that lacks what its source could give and the stage learns by, or whose latents are another
+    ValueError for a store that lacks what its source could give and the stage `needs`, or whose latents are another
     codec's.
     """
     folder = _source(run, name).val_latents if val else _source(run, name).train_latents
@@ -419,10 +451,10 @@ def _store(
         store = Store(folder, manifest_fingerprint=rows.fingerprint)
         recorded = any(clip.audio is not None for row in rows.rows for clip in row.clips)
         told = any(row.clips for row in rows.rows)
-    if "semantic" in run.stage.losses and told and not store.has_teacher:
-        raise ValueError(f"{folder} holds no teacher states; run scripts/encode_latents.py again with --text_encoder")
-    if "flow" in run.stage.losses and recorded and not store.has_codec:
-        raise ValueError(f"{folder} holds no latents; run scripts/encode_latents.py again with --codec")
+    for need in needs:
+        made, called, option = TARGETS[need]
+        if (told if need == "teacher" else recorded) and not getattr(store, made):
+            raise ValueError(f"{folder} holds no {called}; run scripts/encode_latents.py again with {option}")
     if codec is not None and recorded and isinstance(store, Store) and isinstance(rows, manifest.Manifest):
         _check_codec(codec, rows, store)
     return store
@@ -447,6 +479,34 @@ def _check_codec(codec: Codec, rows: manifest.Manifest, store: Store) -> None:
         )
 
 
+def _needs(run: RunConfig, bridge: Bridge) -> list[str]:
+    """The TARGETS of the stage's losses. ValueError for a residual loss with a bridge that nothing teaches so."""
+    losses, by_clips = run.stage.losses, bridge.semantic_head is not None
+    if "residual" in losses and bridge.residual_head is None:
+        raise ValueError(
+            f"stage {run.stage.name} learns by residual, but nothing teaches the bridge's residual tokens; set "
+            "model.bridge.residual_teacher_width, as ablation=residual_supervised does"
+        )
+    needs = {
+        "latents": "flow" in losses,
+        "teacher": "semantic" in losses and not by_clips,
+        "clip_features": "residual" in losses or ("semantic" in losses and by_clips),
+    }
+    return [name for name, needed in needs.items() if needed]
+
+
+def _check_clip_features(name: str, shape: tuple[int, int], bridge: Bridge) -> None:
+    """ValueError when the clips were heard otherwise than the bridge's tokens are taught."""
+    heads = [head for head in (bridge.semantic_head, bridge.residual_head) if head is not None]
+    for wanted in [(bridge.num_semantic, head.out_features) for head in heads]:
+        if wanted != shape:
+            raise ValueError(
+                f"the clips of {name} were heard as {shape[0]} means of width {shape[1]}, and the bridge is taught by "
+                f"{wanted[0]} of width {wanted[1]}; run scripts/encode_latents.py again with --num_tokens {wanted[0]} "
+                "and such a --clip_encoder, or set the teacher widths in model.bridge"
+            )
+
+
 def _check_listening(run: RunConfig, name: str, lengths: Lengths, projector: ListenerProjector | None) -> None:
     """ValueError when rows hold recordings that the model cannot hear."""
     if projector is None:
@@ -465,14 +525,14 @@ def _learns(run: RunConfig, component: str) -> bool:
     return any(pattern.startswith(f"{component}.") for part in run.stage.parts.values() for pattern in part.learns)
 
 
-def _check_targets(run: RunConfig, sources: Sequence[Source]) -> None:
+def _check_targets(run: RunConfig, needs: Sequence[str], sources: Sequence[Source]) -> None:
     """ValueError when no source of the mixture has what a loss of the stage compares with."""
-    stories = [source for source in sources if isinstance(source, Stories)]
-    for loss, has, option in (("flow", "latents", "--codec"), ("semantic", "teacher", "--text_encoder")):
-        if stories and loss in run.stage.losses and not any(getattr(source, has) for source in stories):
+    for need in needs:
+        if not any(getattr(source, need, False) for source in sources):
+            _, called, option = TARGETS[need]
             raise ValueError(
-                f"stage {run.stage.name} learns by {loss}, but no store of {', '.join(run.stage.mixture)} has what it "
-                f"takes; make it with scripts/encode_latents.py {option} and name it in data.sources"
+                f"stage {run.stage.name} learns by {called}, and no store of {', '.join(run.stage.mixture)} has any; "
+                f"make them with scripts/encode_latents.py {option} and name the folder in data.sources"
             )
 
 

@@ -29,6 +29,7 @@ from audiostory.weights import ours
 from audiostory.weights.origins import Origin
 
 FRESH = "fresh"
+BRIDGE_ABLATIONS = ("fusion", "semantic_teacher_width", "residual_teacher_width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ class Components:
         if origin is None:
             return self.fresh(name)
         self.origins[name] = str(origin.folder)
-        return origin.read(name, self.vocabulary if name == "planner" else None)
+        found = origin.read(name, self.vocabulary if name == "planner" else None)
+        return self._as_asked(found) if name == "bridge" else found
 
     def fresh(self, name: str) -> Any:
         """The component from random weights, whatever there is elsewhere."""
@@ -66,11 +68,15 @@ class Components:
 
     def origin(self, name: str) -> Origin | None:
         """Where a component comes from; None: it starts fresh, as does what `weights` has from this very stage."""
-        stage, weights = self.run.stage, self.run.weights
-        if stage.start_from is not None and (before := self._open(stage.start_from)).holds(name):
-            return before
-        named = getattr(weights, name)
-        return None if named in (None, stage.name) else self._open(named)
+        if self.handed_on(name):
+            return self._open(str(self.run.stage.start_from))
+        named = getattr(self.run.weights, name)
+        return None if named in (None, self.run.stage.name) else self._open(named)
+
+    def handed_on(self, name: str) -> bool:
+        """Whether the stage before exported the component."""
+        before = self.run.stage.start_from
+        return before is not None and self._open(before).holds(name)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -84,6 +90,17 @@ class Components:
     def told(self) -> str:
         """A line for people: what came from where."""
         return ", ".join(f"{name}: {origin}" for name, origin in self.origins.items())
+
+    def _as_asked(self, bridge: Bridge) -> Bridge:
+        """What the stage before made, with the changes that an ablation asks of it by name."""
+        wanted = {name: self.run.model.bridge[name] for name in BRIDGE_ABLATIONS if name in self.run.model.bridge}
+        wanted["num_residual"] = self.run.model.num_residual
+        if not (changes := {name: value for name, value in wanted.items() if bridge.config[name] != value}):
+            return bridge
+        told = ", ".join(f"{name} {bridge.config[name]} -> {value}" for name, value in changes.items())
+        self.origins["bridge"] += f" ({told})"
+        torch.manual_seed(seed_of(self.run.seed, "weights", "bridge"))
+        return bridge.changed(**changes)
 
     def _open(self, named: str) -> Origin:
         """A run of that name, as its export, or a folder."""

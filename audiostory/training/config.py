@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from audiostory.story import Layout
 from audiostory.training.stages import Stage
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class ModelSizes:
     listener_projector: Mapping[str, Any] = field(default_factory=dict)
     flow: Mapping[str, Any] = field(default_factory=dict)  # conditioning dropout, how sigma is drawn
     settings: Mapping[str, Any] = field(default_factory=dict)  # what an exported model is told with
+    script: Layout = Layout()  # noqa: RUF009  # of what the planner writes, here and where the exported model tells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,11 @@ def as_yaml(composed: Mapping[str, Any]) -> str:
 
 
 def build(cls: type[T], data: Any, where: str = "") -> T:
-    """A dataclass from plain data, checked all the way down. Raises ValueError naming the key that is wrong."""
+    """A dataclass from plain data, checked all the way down. Raises ValueError naming the key that is wrong.
+
+    Null takes an entry out of a group of named things, such as a loss or a part: a yaml file that is laid over another
+    has no other way to.
+    """
     if not isinstance(data, Mapping):
         raise ValueError(f"{where or 'the configuration'} must be a group of settings, not {data!r}")
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
@@ -196,7 +202,9 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where} needs {len(arguments)} values, not {value!r}")
         return tuple(_value(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if isinstance(origin, type) and issubclass(typing.cast(type, origin), Mapping) and isinstance(value, Mapping):
-        return {key: _value(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        taken_out = [] if arguments[1] is Any else [key for key, item in value.items() if item is None]
+        kept = {key: item for key, item in value.items() if key not in taken_out}
+        return {key: _value(arguments[1], item, f"{where}.{key}") for key, item in kept.items()}
     if kind is float and type(value) is int:
         return float(value)
     if origin is None and type(value) is kind:

@@ -19,7 +19,7 @@ from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT, guided_velocity
 from audiostory.model.inputs import Condition
 from audiostory.model.listener import AudioEncoder, Listener
-from audiostory.story import Vocabulary, script
+from audiostory.story import Layout, Vocabulary, script
 
 STEPS, GUIDANCE, SEED = 25, 3.0, 0
 MAX_NEW_TOKENS = 1600
@@ -56,6 +56,7 @@ def stories(
     codec: Codec | None,
     audio_encoder: AudioEncoder | None,
     vocabulary: Vocabulary,
+    layout: Layout,
     rows: Sequence[Row],
     folder: Path,
 ) -> None:
@@ -73,7 +74,8 @@ def stories(
         written = root.planner.write(asked, vocabulary, heard=listener.hear(recording), max_new_tokens=MAX_NEW_TOKENS)
         truth = f"\nthe answer: {row.answer}\n" if row.answer else "\n"
         (folder / f"{row.id}.txt").write_text(_readable(asked, written.ids, vocabulary) + truth, encoding="utf-8")
-        events = script.read(written.ids, vocabulary, total_seconds=row.instruction.total_seconds).storyline.events
+        total = row.instruction.total_seconds
+        events = script.read(written.ids, vocabulary, total_seconds=total, layout=layout).storyline.events
         if codec is None or row.answer or not events:
             continue
         seconds = [min(max(event.seconds, 0.5), root.dit.max_seconds) for event in events]

@@ -33,7 +33,7 @@ from audiostory.model.dit import VelocityDiT
 from audiostory.model.listener import AudioEncoder, ListenerProjector
 from audiostory.model.planner import Planner
 from audiostory.model.text_encoder import TextEncoder
-from audiostory.story import Vocabulary
+from audiostory.story import Layout, Vocabulary
 from audiostory.weights import build, files, huggingface, lora
 from audiostory.weights.keymap import KeyMap
 
@@ -65,7 +65,7 @@ _FILES = ("diffusion_pytorch_model.safetensors",)
 class Settings:
     """What a model is told with unless the caller says otherwise.
 
-    `lead_in` stands before every instruction, for a model that was trained so.
+    `lead_in` stands before every instruction, for a model that was trained so; `script` is the layout that it writes.
     `sounds` is for a model that knows a small world: each one's name and the words that call it in an instruction.
     `places` are names alone. Both are empty for a model of the open world.
     """
@@ -76,6 +76,7 @@ class Settings:
     repetition_penalty: float = 1.0
     max_story_seconds: float = 600.0
     lead_in: str = ""
+    script: Layout = Layout()  # noqa: RUF009  # frozen
     sounds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     places: Sequence[str] = ()
 
@@ -108,7 +109,7 @@ def read_index(folder: str | Path) -> Settings:
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"{folder / INDEX} sets {', '.join(unknown)}; known settings are {', '.join(known)}")
     try:
-        return Settings(**values)
+        return Settings(**{**values, "script": _layout(values.get("script", {}))})
     except ValueError as error:
         raise ValueError(f"{folder / INDEX}: {error}") from error
 
@@ -244,6 +245,13 @@ def _checked_index(folder: Path) -> dict[str, Any]:
                 f"{folder / INDEX}: {name} is {index.get(name)}, expected {expected}; other classes are never loaded"
             )
     return index
+
+
+def _layout(said: object) -> Layout:
+    known = [entry.name for entry in fields(Layout)]
+    if not isinstance(said, Mapping) or set(said) - set(known) or not all(isinstance(v, bool) for v in said.values()):
+        raise ValueError(f"the setting script is {files.short(said)}, expected true or false for {', '.join(known)}")
+    return Layout(**said)
 
 
 def _read_diffusers(part: Path, name: str, dtype: torch.dtype) -> Any:

@@ -206,8 +206,8 @@ def test_what_was_referred_to_is_scored_apart_from_what_was_named():
     assert scores["order of sounds right"] == 0.5
     assert scores["order of sounds right, some referred to"] == 0.0
     assert scores["order of sounds right, all named"] == 1.0
-    assert scores["sound right, referred to"] == 0.0
-    assert scores["sound right, named"] == 1.0
+    assert scores["sound planned right, referred to"] == 0.0
+    assert scores["sound planned right, named"] == 1.0
     assert scores["caption right to the letter, referred to"] == 0.0
 
 

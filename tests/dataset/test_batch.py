@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -154,3 +156,15 @@ def test_fill_counts_tokens_and_frames_with_their_padding():
     ids = torch.zeros(2, 3, dtype=torch.long)
     assert batch.fill(batch.collate_clips(clips, ids, ids.bool())) == (10, 12)
     assert batch.fill(WaveformBatch(samples=torch.zeros(2, 1, 50))) == (100, 100)
+
+
+def test_clip_features_stand_by_their_events_or_lack_altogether():
+    made = [
+        replace(one, clip_features=tuple(torch.full((4, 7), float(e)) for e in range(len(one.seconds))))
+        for one in samples()
+    ]
+    together = batch.collate([listening(), *made])
+    assert together.clip_features is not None
+    assert together.clip_features.shape == (3, 4, 7)
+    assert together.clip_features[:, 0, 0].tolist() == [0.0, 1.0, 0.0]
+    assert batch.collate([made[0], samples()[1]]).clip_features is None

@@ -122,8 +122,38 @@ def test_fewer_rows_than_pieces_are_refused():
     batches = BatchPlan(tokens=[5, 6, 7], frames=[0] * 3, clips=[1] * 3, limits=BatchLimits(), seed=0)
     assert sorted(row for piece in range(3) for row in batches.rows(0, piece, 3)) == [0, 1, 2]
     for _ in range(2):
-        with pytest.raises(ValueError, match="cut into 4 pieces, but this data set has only 3 rows"):
+        with pytest.raises(ValueError, match="cut into 4 pieces, but there are only 3 rows in a data set"):
             batches.rows(0, 0, 4)
+
+
+@given(pieces=st.integers(1, 6), index=st.integers(0, 80), windowed=st.booleans())
+def test_rows_of_different_kinds_never_share_a_batch(pieces, index, windowed):
+    random = np.random.default_rng(4)
+    kinds = random.choice([0, 1, 3], 200, p=[0.2, 0.1, 0.7])
+    batches = BatchPlan(
+        tokens=random.integers(50, 600, 200),
+        frames=random.integers(20, 40, 200),
+        clips=kinds // 2,
+        limits=BatchLimits(rows=9, tokens=3000),
+        seed=0,
+        kinds=kinds,
+        shards=[20] * 10 if windowed else None,
+        window=3,
+    )
+    rows = batches.whole(index, pieces)
+    assert len(set(kinds[rows])) == 1
+    assert len(rows) >= pieces
+
+
+def test_too_few_rows_of_a_kind_are_refused():
+    def few(shards: list[int] | None) -> BatchPlan:
+        sizes = {"tokens": [9] * 40, "frames": [0] * 40, "clips": [0] * 40, "kinds": [1] * 2 + [0] * 38}
+        return BatchPlan(**sizes, limits=BatchLimits(rows=8), seed=0, shards=shards, window=1)
+
+    with pytest.raises(ValueError, match="only 2 rows of one kind"):
+        few(None).rows(0, 0, 4)
+    passed_over = few([20, 20])
+    assert {0, 1}.isdisjoint(row for index in range(20) for row in passed_over.whole(index, 4))
 
 
 @given(costs=st.lists(st.integers(0, 500), min_size=1, max_size=60), pieces=st.integers(1, 60))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from audiostory.dataset import manifest, sample
 from audiostory.model import tiny
-from audiostory.story import Role, script
+from audiostory.story import Layout, Role, script
 
 EVENT = {"caption": "rain falls", "seconds": 2.0, "clip_seconds": 2.5}
 STORY = {"id": "row", "instruction": "rain", "total_seconds": 2.0, "events": [EVENT]}
@@ -25,6 +25,10 @@ class FakeStore:
     def teacher(self, caption: str) -> Tensor:
         assert caption == "rain falls"
         return torch.ones(4, 16)
+
+    def clip_features(self, key: str) -> Tensor:
+        assert key == "row/0"
+        return torch.ones(4, 7)
 
     def features(self, key: str) -> Tensor:
         if key != "openings/row.wav":
@@ -87,3 +91,17 @@ def test_only_what_is_wanted_is_read():
     made = build(row(heard="openings/row.wav"), latents=False, teacher=False)
     assert made.latents is made.teacher is None
     assert made.features is not None
+
+
+def test_a_layout_decides_what_the_script_says():
+    for layout in (Layout(reasoning=False), Layout(captions=False)):
+        made = build(row(), layout=layout)
+        assert made.script == script.write(row().instruction, row().storyline, tiny.vocabulary(), layout=layout)
+        assert made.script != build(row()).script
+        assert len(made.script.slots) == 1
+
+
+def test_clip_features_are_read_when_they_are_wanted():
+    assert build(row()).clip_features is None
+    (features,) = build(row(), clip_features=True).clip_features or ()
+    assert features.shape == (4, 7)

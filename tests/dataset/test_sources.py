@@ -4,11 +4,12 @@ import pickle
 import commands
 import numpy as np
 import pytest
+import small_corpora
 import torch
+from torch.utils.data import DataLoader
 
-import corpora
 from audiostory.dataset import manifest, sample
-from audiostory.dataset.mixture import BatchLimits, BatchPlan
+from audiostory.dataset.mixture import BatchLimits, BatchPlan, Mixture
 from audiostory.dataset.rows import Lengths, Stored
 from audiostory.dataset.sources import Clips, Crops, Stories
 from audiostory.dataset.store import Store
@@ -21,8 +22,8 @@ LIMITS = BatchLimits(rows=5)
 def corpus(tmp_path_factory):
     """Stories, continuations and questions, encoded."""
     folder = tmp_path_factory.mktemp("corpus")
-    corpora.write(folder, [1, 2, 3, 0, 2, 0, 1, 1, 4, 2, 1, 1], heard=True)
-    exported = corpora.export(folder / "exported")
+    small_corpora.write(folder, [1, 2, 3, 0, 2, 0, 1, 0, 4, 2, 1, 0, 1, 0, 1], heard=True)
+    exported = small_corpora.export(folder / "exported")
     options = ["--output", str(folder / "latents"), "--num_tokens", "4", "--num_listening", "3"]
     networks = [f"--{name}={exported}" for name in ("codec", "text_encoder", "audio_encoder")]
     main = commands.load("scripts/encode_latents.py").main
@@ -52,14 +53,15 @@ def crops(rows, **limits) -> Crops:
     return Crops(rows, BatchLimits(**limits), sample_rate=16000, audio_channels=1, seed=1, damaged_share=0.1)
 
 
-def test_rows_with_and_without_events_and_recordings_make_one_batch(rows, corpus):
-    source = stories(rows, corpus, BatchLimits(rows=12))
-    whole = source.batch(0)
-    assert sorted(whole.sample_ids) == sorted(row.id for row in rows.rows)
-    assert whole.audio_features is not None
-    assert whole.audio_features.shape[1:] == (3, 16)
-    assert whole.latents is not None
-    assert whole.latents.shape[0] == len(whole.event_row) == sum(len(row.clips) for row in rows.rows)
+def test_stories_and_questions_come_in_batches_of_their_own(rows, corpus):
+    source = stories(rows, corpus, BatchLimits(rows=20))
+    whole = sorted((source.batch(index) for index in range(2)), key=lambda made: len(made.event_row))
+    assert sorted(whole[0].sample_ids) == sorted(row.id for row in rows.rows if row.answer)
+    assert sorted(whole[1].sample_ids) == sorted(row.id for row in rows.rows if not row.answer)
+    assert whole[0].latents is None
+    assert whole[1].latents is not None
+    assert whole[1].latents.shape[0] == len(whole[1].event_row) == sum(len(row.clips) for row in rows.rows)
+    assert all(made.audio_features is not None and made.audio_features.shape[1:] == (3, 16) for made in whole)
 
 
 def test_script_lengths_are_nearly_known(rows, corpus):
@@ -121,7 +123,7 @@ def test_more_pieces_than_crops_are_refused(rows):
 
 
 def test_a_crop_that_cannot_be_read_is_replaced_alike_in_whole_and_in_pieces(tmp_path):
-    rows = manifest.read(corpora.write(tmp_path, [1] * 400))
+    rows = manifest.read(small_corpora.write(tmp_path, [1] * 400))
     for number in (3, 50, 200):
         (tmp_path / f"{number}-0.wav").write_bytes(b"no sound")
     whole = [crops(rows).batch(index).sample_ids for index in range(60)]
@@ -134,7 +136,7 @@ def test_a_crop_that_cannot_be_read_is_replaced_alike_in_whole_and_in_pieces(tmp
 
 
 def test_a_text_that_no_script_can_hold_is_left_out_like_a_damaged_sample(tmp_path, caplog):
-    path = corpora.write(tmp_path, [1] * 200)
+    path = small_corpora.write(tmp_path, [1] * 200)
     lines = path.read_text().splitlines()
     story = json.loads(lines[7])
     story["events"][0]["caption"] = " untidy "
@@ -148,7 +150,7 @@ def test_a_text_that_no_script_can_hold_is_left_out_like_a_damaged_sample(tmp_pa
 
 
 def test_words_alone_need_no_store(rows, tmp_path):
-    only = manifest.read(corpora.write(tmp_path, [1, 2, 3]))
+    only = manifest.read(small_corpora.write(tmp_path, [1, 2, 3]))
     source = Stories(only, tiny.vocabulary(), None, LIMITS, seed=1)
     assert source.batch(0).latents is None
     assert (source.latents, source.teacher) == (False, False)
@@ -165,7 +167,7 @@ def test_rows_that_lack_something_are_left_out_and_counted(rows, corpus, monkeyp
     monkeypatch.setattr(store, "has_features", lambda key: key != "heard-5.wav")
     left = Stored(rows, store, latents=True, damaged_share=0.2)
     assert {row.id for row in rows.rows} - {row.id for row in left.rows} == {"row-2", "row-5"}
-    with pytest.raises(ValueError, match="2 of 12 pieces cannot be used"):
+    with pytest.raises(ValueError, match="2 of 15 pieces cannot be used"):
         Stored(rows, store, latents=True, damaged_share=0.01)
 
 
@@ -184,6 +186,15 @@ def test_a_source_travels_to_another_process_without_its_files(rows, corpus):
     source = stories(rows, corpus)
     ids = source.batch(2).sample_ids
     assert pickle.loads(pickle.dumps(source)).batch(2).sample_ids == ids
+
+
+def test_processes_that_read_ahead_make_the_same_batches(rows, corpus):
+    def mixture() -> Mixture:
+        return Mixture({"stories": stories(rows, corpus), "clips": clips(rows, corpus)}, {"stories": 2, "clips": 1}, 2)
+
+    alone = [mixture()[item].sample_ids for item in range(3, 15, 2)]
+    loader = DataLoader(mixture(), batch_size=None, sampler=range(3, 15, 2), num_workers=2)
+    assert [made.sample_ids for made in loader] == alone
 
 
 def test_the_longest_event_of_each_row_is_found():

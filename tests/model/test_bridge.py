@@ -158,5 +158,61 @@ def test_the_empty_texts_states_take_the_semantic_tokens_place(fusion):
 
 
 def test_an_unknown_fusion_is_refused():
-    with pytest.raises(ValueError, match="fusion is one of zero_init, .* got 'zeros'"):
+    with pytest.raises(ValueError, match=r"fusion is one of zero_init, .* got 'zeros'"):
         fused_by("zeros")
+
+
+HEADS = {"semantic_teacher_width": 5, "residual_teacher_width": 5}
+
+
+def test_heads_bring_the_tokens_to_their_teachers_width_and_leave_the_condition_alone():
+    plain, taught, tokens = fused_by("random_init"), fused_by("random_init", **HEADS), small_tokens()
+    bridged, before = taught(tokens), plain(tokens)
+    assert torch.equal(bridged.fused, before.fused)
+    assert before.residual_prediction is None
+    assert_close(bridged.semantic_prediction, taught.semantic_head(before.semantic_prediction))
+    assert_close(bridged.residual_prediction, taught.residual_head(taught.residual_projector(tokens.residual)))
+    names = {name for name, _ in taught.named_parameters()} - {name for name, _ in plain.named_parameters()}
+    assert names == {f"{kind}_head.{what}" for kind in ("semantic", "residual") for what in ("weight", "bias")}
+
+
+def test_what_an_audio_encoder_hears_is_the_target_as_it_is_and_for_residual_tokens_its_means():
+    taught, heard = fused_by("zero_init", feature_scale=4.0, **HEADS), torch.randn(2, 6, 5)
+    assert torch.equal(taught.semantic_target(heard), heard)
+    assert_close(taught.residual_target(heard), heard.unflatten(1, (3, 2)).mean(2))
+
+
+def test_residual_tokens_that_lead_nowhere_cannot_be_taught():
+    with pytest.raises(ValueError, match="residual tokens lead nowhere, so nothing can teach them"):
+        fused_by("none", residual_teacher_width=5)
+
+
+def moved(fusion: str = "zero_init") -> Bridge:
+    """A bridge that has learnt something."""
+    bridge = fused_by(fusion)
+    with torch.no_grad():
+        for parameter in bridge.parameters():
+            parameter.normal_()
+    bridge.set_unconditional(torch.randn(6, 32))
+    return bridge
+
+
+@pytest.mark.parametrize("changes", [{"fusion": "none"}, {"fusion": "concatenation"}, HEADS, {"num_residual": 5}])
+def test_a_changed_bridge_keeps_what_both_have(changes):
+    bridge = moved()
+    other = bridge.changed(**changes)
+    assert {name: other.config[name] for name in changes} == changes
+    for name, parameter in other.named_parameters():
+        kept = dict(bridge.named_parameters()).get(name)
+        assert (kept is None) == ("_head." in name)
+        assert kept is None or torch.equal(parameter, kept)
+    assert torch.equal(other.unconditional[:6], bridge.unconditional)
+
+
+def test_a_fuser_of_another_kind_starts_as_that_kind_does():
+    assert not moved("random_init").changed(fusion="zero_init").fuser.out_proj.weight.any()
+    bridge = moved()
+    other = bridge.changed(fusion="random_init")
+    assert other.fuser.out_proj.weight.any()
+    assert not torch.equal(other.fuser.in_proj_weight, bridge.fuser.in_proj_weight)
+    assert torch.equal(other.residual_projector[0].weight, bridge.residual_projector[0].weight)

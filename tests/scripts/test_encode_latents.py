@@ -5,9 +5,9 @@ from pathlib import Path
 
 import commands
 import pytest
+import small_corpora
 import torch
 
-import corpora
 from audiostory.dataset import manifest, parts, store
 from audiostory.dataset.mixture import BatchLimits
 from audiostory.dataset.shards import ShardSet
@@ -16,14 +16,14 @@ from audiostory.dataset.store import Store
 from audiostory.model import tiny
 
 encode_latents = commands.load("scripts/encode_latents.py")
-NETWORKS = ("codec", "text_encoder", "audio_encoder")
+NETWORKS = ("codec", "text_encoder", "audio_encoder", "clip_encoder")
 LIMITS = BatchLimits(rows=3)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """Networks, and the planner's tokenizer."""
-    folder = corpora.export(tmp_path_factory.mktemp("exported"))
+    folder = small_corpora.export(tmp_path_factory.mktemp("exported"))
     tiny.vocabulary().tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
@@ -31,13 +31,13 @@ def exported(tmp_path_factory):
 @pytest.fixture
 def corpus(tmp_path):
     """Nine rows: stories, stories that follow a recording, and questions."""
-    corpora.write(tmp_path, [1, 2, 3, 0, 2, 0], heard=True)
+    small_corpora.write(tmp_path, [1, 2, 3, 0, 2, 0], heard=True)
     return tmp_path
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    for part in (parts.Latents, parts.Teacher, parts.Features):
+    for part in (parts.Latents, parts.Teacher, parts.Features, parts.ClipFeatures):
         monkeypatch.setattr(part, "per_shard", 3)
 
 
@@ -59,6 +59,7 @@ def test_everything_that_training_asks_for_is_stored(corpus, exported):
     for row in rows.rows:
         for event in range(len(row.clips)):
             assert read.latents(row.clip_key(event)).shape[1] == 8
+            assert read.clip_features(row.clip_key(event)).shape == read.clip_features_shape == (16, 16)
         for event in row.storyline.events:
             assert read.teacher(event.caption).shape == (16, 16)
         assert read.features(row.heard_key).shape[1:] == (4, 16)
@@ -71,9 +72,28 @@ def test_features_are_what_the_audio_encoder_hears(corpus, exported):
 
     assert encode(corpus, exported, "audio_encoder") == 0
     encoder = Origin(exported).read("audio_encoder")
-    samples = torch.from_numpy(corpora.sound.read(corpus / "heard-2.wav").samples[0])
+    samples = torch.from_numpy(small_corpora.sound.read(corpus / "heard-2.wav").samples[0])
     heard = Store(corpus / "latents").features("heard-2.wav")
     torch.testing.assert_close(heard, encoder.features(samples, 4), atol=2e-3, rtol=2e-3)
+
+
+def test_clip_features_are_means_over_the_clips_own_time(corpus, exported):
+    """Of windows of one second; the silence after the last one's sound is no part of the clip."""
+    from audiostory.weights.origins import Origin
+
+    sine = torch.sin(torch.arange(20800) / 10).numpy()  # 1.3 s
+    small_corpora.sound.write(corpus / "4-1.wav", small_corpora.sound.Waveform(samples=sine[None], sample_rate=16000))
+    assert encode(corpus, exported, "clip_encoder", num_tokens="5") == 0
+    encoder, found = Origin(exported).read("audio_encoder"), Store(corpus / "latents")
+    for key, name, num_frames in (("row-4/0", "4-0", 20), ("row-4/1", "4-1", 65)):
+        samples = torch.from_numpy(small_corpora.sound.read(corpus / f"{name}.wav").samples[0])
+        with torch.no_grad():
+            frames = encoder(encoder.log_mel(encoder.windows(samples))).flatten(0, 1)
+        own = frames[:num_frames]
+        edges = [(i * len(own) // 5, -(-(i + 1) * len(own) // 5)) for i in range(5)]
+        means = torch.stack([own[first:end].mean(0) for first, end in edges])
+        torch.testing.assert_close(found.clip_features(key), means, atol=2e-3, rtol=2e-3)
+    assert (found.index["num_clip_tokens"], found.has_codec, found.has_audio_encoder) == (5, False, False)
 
 
 def test_parts_can_be_made_one_after_the_other(corpus, exported):
@@ -146,7 +166,7 @@ def test_a_stopped_run_is_gone_on_with(corpus, exported, monkeypatch):
 def test_a_recording_that_was_replaced_is_encoded_anew(corpus, exported):
     assert encode(corpus, exported, *NETWORKS) == 0
     before = contents(corpus)
-    corpora._hum(corpus / "heard-5.wav", 0.9, 300)
+    small_corpora._hum(corpus / "heard-5.wav", 0.9, 300)
     assert encode(corpus, exported, *NETWORKS) == 0
     after = contents(corpus)
     assert {name for name in before if before[name] != after[name]} == {"features-00001.safetensors", store.INDEX}
@@ -158,7 +178,7 @@ def test_shards_of_a_longer_manifest_go(corpus, exported):
     (corpus / "manifest.jsonl").write_text("\n".join(lines[:2]))
     assert encode(corpus, exported, *NETWORKS) == 0
     assert set(contents(corpus)) == {
-        *(f"{kind}-00000.safetensors" for kind in ("latents", "teacher", "features")),
+        *(f"{kind}-00000.safetensors" for kind in ("latents", "teacher", "features", "clip_features")),
         store.INDEX,
     }
     assert Store(corpus / "latents").has_latents("row-1/1")
@@ -231,6 +251,7 @@ def test_shards_hold_what_a_store_holds(corpus, exported):
         for event in range(len(row.clips)):
             key = row.clip_key(event)
             torch.testing.assert_close(tensors.latents(key), beside.latents(key), atol=2e-3, rtol=1e-3)
+            assert torch.equal(tensors.clip_features(key), beside.clip_features(key))
         for event in row.storyline.events:
             torch.testing.assert_close(
                 tensors.teacher(event.caption), beside.teacher(event.caption), atol=1e-3, rtol=1e-3
@@ -249,7 +270,7 @@ def test_parts_of_shards_are_taken_over_when_another_is_added(corpus, exported):
     for path in (corpus / "shards").iterdir():
         path.unlink()
     assert encode_shards(corpus, exported, "audio_encoder") == 0
-    assert encode_shards(corpus, exported, "codec") == 0
+    assert encode_shards(corpus, exported, "codec", "clip_encoder") == 0
     assert encode_shards(corpus, exported, "text_encoder") == 0
     apart = shard_contents(corpus)
     assert apart.keys() == together.keys()

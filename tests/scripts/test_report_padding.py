@@ -1,7 +1,7 @@
 import commands
 import pytest
+import small_corpora
 
-import corpora
 from audiostory.model import tiny
 
 main = commands.load("scripts/report_padding.py").main
@@ -11,8 +11,8 @@ encode = commands.load("scripts/encode_latents.py").main
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
-    corpora.write(folder, [1, 2, 3, 1, 2, 1, 1, 1, 4, 2, 1, 1])
-    exported = str(corpora.export(folder / "exported"))
+    small_corpora.write(folder, [1, 2, 3, 1, 2, 1, 1, 1, 4, 2, 1, 1])
+    exported = str(small_corpora.export(folder / "exported"))
     tiny.vocabulary().tokenizer.save(str(folder / "tokenizer.json"))
     networks = ["--codec", exported, "--text_encoder", exported, "--num_tokens", "4"]
     assert encode([str(folder / "manifest.jsonl"), "--output", str(folder / "latents"), *networks]) == 0

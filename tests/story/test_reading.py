@@ -1,13 +1,16 @@
 """Reading scripts: the inverse of writing, and whatever else a planner may write."""
 
 import math
+import re
 import unicodedata
+from dataclasses import replace
+from itertools import product
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audiostory.story import Event, Instruction, Problem, ProblemKind, Storyline
+from audiostory.story import Event, Instruction, Layout, Problem, ProblemKind, Storyline
 from audiostory.story.prompts import reasoning_text
 from audiostory.story.script import prompt, question, read, read_answer, write, write_answer
 
@@ -70,6 +73,34 @@ def test_reading_is_the_inverse_of_writing(vocabulary, story, with_prompt, bridg
     assert moved == [(slot.semantic.start, slot.residual.stop) for slot in script.slots]
 
 
+NO_REASONING, NO_CAPTIONS = Layout(reasoning=False), Layout(captions=False)
+
+
+@given(storylines(), st.booleans(), st.booleans(), st.integers(0, 60))
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_a_layout_without_captions_gives_them_back_from_the_reasoning(vocabulary, story, with_prompt, bridge, heard):
+    script = write(INSTRUCTION, story, vocabulary, num_listening=heard, bridge=bridge, layout=NO_CAPTIONS)
+    skipped = 0 if with_prompt else len(prompt(INSTRUCTION, vocabulary, num_listening=heard))
+    reading = read(script.ids[skipped:], vocabulary, bridge=bridge, layout=NO_CAPTIONS)
+    assert reading.problems == ()
+    assert reading.storyline == replace(story, reasoning=reasoning_text(story))
+    moved = [(slot.semantic.start + skipped, slot.residual.stop + skipped) for slot in reading.slots]
+    assert moved == [(slot.semantic.start, slot.residual.stop) for slot in script.slots]
+
+
+@given(storylines(), st.booleans(), st.booleans(), st.integers(0, 60))
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_a_layout_without_reasoning_gives_all_but_its_texts_back(vocabulary, story, with_prompt, bridge, heard):
+    script = write(INSTRUCTION, story, vocabulary, num_listening=heard, bridge=bridge, layout=NO_REASONING)
+    skipped = 0 if with_prompt else len(prompt(INSTRUCTION, vocabulary, num_listening=heard))
+    reading = read(script.ids[skipped:], vocabulary, bridge=bridge, layout=NO_REASONING)
+    assert reading.problems == ()
+    bare = tuple(replace(event, story_detail="", sound_detail="") for event in story.events)
+    assert reading.storyline == Storyline(summary="", events=bare)
+    moved = [(slot.semantic.start + skipped, slot.residual.stop + skipped) for slot in reading.slots]
+    assert moved == [(slot.semantic.start, slot.residual.stop) for slot in script.slots]
+
+
 ANSWERS = (
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), min_size=1, max_size=40)
     .map(lambda text: unicodedata.normalize("NFC", text).strip())
@@ -109,8 +140,8 @@ def test_what_was_read_is_written_the_same_again(vocabulary, story):
 @given(st.lists(st.integers(-5, 400) | st.integers() | st.integers(340, 387), max_size=200), st.floats() | st.none())
 @settings(deadline=None)
 def test_any_ids_can_be_read(vocabulary, ids, total_seconds):
-    for bridge in (True, False):
-        reading = read(ids, vocabulary, total_seconds=total_seconds, bridge=bridge)
+    for bridge, layout in product((True, False), (Layout(), NO_REASONING, NO_CAPTIONS)):
+        reading = read(ids, vocabulary, total_seconds=total_seconds, bridge=bridge, layout=layout)
         assert reading.problems or reading.storyline.events
         assert all(math.isfinite(event.seconds) and event.seconds > 0 for event in reading.storyline.events)
 
@@ -158,12 +189,14 @@ def test_events_that_damage_spared_are_kept(vocabulary, damage):
         assert tuple(ids[i] for i in slot.residual) == vocabulary.residual_ids
 
 
-def test_a_single_lost_token_never_passes_unseen(vocabulary):
+@pytest.mark.parametrize("layout", [Layout(), NO_REASONING, NO_CAPTIONS])
+def test_a_single_lost_token_never_passes_unseen(vocabulary, layout):
     """Except in plain text, where nobody can tell, and at the end of the turn."""
-    answer = list(write(INSTRUCTION, STORY, vocabulary).ids[len(prompt(INSTRUCTION, vocabulary)) : -1])
+    script = write(INSTRUCTION, STORY, vocabulary, layout=layout)
+    answer = list(script.ids[len(prompt(INSTRUCTION, vocabulary)) : -1])
     for place, token in enumerate(answer):
         if not vocabulary.is_text(token):
-            reading = read(answer[:place] + answer[place + 1 :], vocabulary)
+            reading = read(answer[:place] + answer[place + 1 :], vocabulary, layout=layout)
             assert reading.problems, vocabulary.name(token)
 
 
@@ -330,6 +363,62 @@ def test_a_stray_closing_inside_a_caption_costs_no_event(vocabulary):
     reading = answered(vocabulary, f"<|/think|>{DOGS.replace('dogs', 'two <|/gen|>dogs')}")
     assert captions(reading) == ["two dogs"]
     assert ProblemKind.STRAY in kinds(reading.problems)
+
+
+SILENT = f"<|gen|><timestamp>1.0</timestamp>{BRIDGE}<|/gen|>"
+
+
+@pytest.mark.parametrize(
+    ("layout", "text", "kind", "event", "message"),
+    [
+        (
+            NO_REASONING,
+            f"abc<|/think|>{DOGS}",
+            ProblemKind.STRAY,
+            None,
+            'reasoning in a script that has none, .*: "abc"',
+        ),
+        (NO_REASONING, DOGS, ProblemKind.NO_REASONING_END, None, "not closed by"),
+        (NO_REASONING, "<|/think|>", ProblemKind.EVENT_COUNT, None, "holds no complete event"),
+        (NO_REASONING, f"<|/think|>{SILENT}", ProblemKind.CAPTION, 1, "an empty caption"),
+        (NO_CAPTIONS, f"<|/think|>{SILENT}", ProblemKind.REASONING, None, "no event is planned"),
+        (NO_CAPTIONS, f"<|/think|>{SILENT}", ProblemKind.CAPTION, 1, "event 1 has no caption in the reasoning"),
+        (
+            NO_CAPTIONS,
+            f"{PLAN}<|/think|>{DOGS}",
+            ProblemKind.STRAY,
+            1,
+            'a caption of its own, which is ignored: "dogs"',
+        ),
+        (NO_CAPTIONS, f"{PLAN}<|/think|>{SILENT}", ProblemKind.EVENT_COUNT, None, "announces 3 events, and 1 were"),
+    ],
+)
+def test_what_a_layout_lacks_or_should_not_have_is_told(vocabulary, layout, text, kind, event, message):
+    problems = answered(vocabulary, text, layout=layout).problems
+    assert any(p.kind == kind and p.event == event and re.search(message, p.message) for p in problems), problems
+
+
+def test_without_reasoning_nothing_is_asked_of_it(vocabulary):
+    reading = answered(vocabulary, f"<|/think|>{DOGS}", layout=NO_REASONING)
+    assert reading.problems == ()
+    assert captions(reading) == ["dogs"]
+
+
+def test_without_captions_the_events_go_by_their_number(vocabulary):
+    text = f"{PLAN}<|/think|>{SILENT.replace('</aud>', '')}{SILENT}{SILENT}"
+    reading = answered(vocabulary, text, layout=NO_CAPTIONS)
+    assert captions(reading) == ["a dog barks", "wind"]
+    assert [event.story_detail for event in reading.storyline.events] == ["It is cold.", ""]
+
+
+def test_a_caption_that_the_layout_has_not_is_not_believed(vocabulary):
+    reading = answered(vocabulary, f"{PLAN}<|/think|>{DOGS}", layout=NO_CAPTIONS)
+    assert captions(reading) == ["rain falls"]
+
+
+def test_a_script_says_something():
+    with pytest.raises(ValueError, match="without reasoning and without captions says nothing"):
+        Layout(reasoning=False, captions=False)
 
 
 def test_a_prompt_without_its_think_marker_is_skipped(vocabulary):

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from audiostory.story import Event, Instruction, Role, Script, Storyline, Vocabulary, add_special_tokens
+from audiostory.story import Event, Instruction, Layout, Role, Script, Storyline, Vocabulary, add_special_tokens
 from audiostory.story.prompts import RELEASED_LEAD_IN
 from audiostory.story.script import prompt, question, read, read_answer, write, write_answer
 
@@ -130,6 +130,29 @@ def test_without_bridge_no_slots_are_written(vocabulary):
     assert script.slots == ()
     assert Role.BRIDGE not in script.roles
     assert "<timestamp>2.0</timestamp><|/gen|><|gen|>hail" in vocabulary.decode(script.ids)
+
+
+NUMBERED = (
+    f"<t5>{''.join(f'<t5_{i:05d}>' for i in range(8))}</t5><aud>{''.join(f'<aud_{i:05d}>' for i in range(4))}</aud>"
+)
+
+
+def test_without_reasoning_the_think_markers_close_at_once(vocabulary):
+    script = write(RAIN_AND_DOGS, replace(STORM, reasoning="hm"), vocabulary, layout=Layout(reasoning=False))
+    text = vocabulary.decode(script.ids[len(prompt(RAIN_AND_DOGS, vocabulary)) - 1 :])
+    events = [f"<|gen|>{words}</timestamp>{NUMBERED}<|/gen|>" for words in ("rain<timestamp>2.0", "hail<timestamp>1.5")]
+    assert text == f"<|think|><|/think|>{''.join(events)}<|im_end|>"
+    assert not {Role.CONTENT, Role.EVENT_COUNT} & set(script.roles)
+    assert len(script.slots) == 2
+
+
+def test_without_captions_an_event_says_how_long_it_is(vocabulary):
+    whole, script = (write(RAIN_AND_DOGS, STORM, vocabulary, layout=Layout(captions=captions)) for captions in (1, 0))
+    text = vocabulary.decode(script.ids)
+    assert text == vocabulary.decode(whole.ids).replace("<|gen|>rain", "<|gen|>").replace("<|gen|>hail", "<|gen|>")
+    assert spans(script, Role.CAPTION, vocabulary) == ["<timestamp>2.0</timestamp>", "<timestamp>1.5</timestamp>"]
+    assert spans(script, Role.CONTENT, vocabulary) == spans(whole, Role.CONTENT, vocabulary)
+    assert list(script.ids) == vocabulary.encode(text)
 
 
 def test_times_off_the_grid_are_rounded_at_the_boundaries(vocabulary):

@@ -232,7 +232,7 @@ def test_clips_that_were_encoded_by_half_are_refused_whatever_else_there_is(trai
 def test_a_loss_that_no_data_can_give_is_refused(trained, monkeypatch):
     monkeypatch.chdir(trained)
     alone = ("~stage.mixture.clips", "+stage.mixture.texts=1.0")
-    with pytest.raises(ValueError, match=r"learns by flow, but no store of texts has .* --codec"):
+    with pytest.raises(ValueError, match=r"learns by latents, and no store of texts has any; .* --codec"):
         run("stage1", "output=runs/alone", *alone)
 
 

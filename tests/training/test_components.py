@@ -88,3 +88,27 @@ def test_a_plain_language_model_gets_rows_for_the_new_tokens(tmp_path):
     assert origin.read("planner", vocabulary).qwen.config.vocab_size == len(vocabulary)
     with pytest.raises(ValueError, match="holds no dit"):
         origin.read("dit")
+
+
+def test_an_ablation_is_asked_of_the_bridge_that_the_stage_before_made(exported):
+    parts = components("stage=stage1", "stage.start_from=before", "ablation=fuser_concatenation")
+    found, before = parts.get("bridge"), tiny.bridge(seed=5)
+    assert found.fusion == "concatenation"
+    assert torch.equal(found.semantic_projector[0].weight, before.semantic_projector[0].weight)
+    assert parts.origins == {"bridge": "runs/before/export (fusion zero_init -> concatenation)"}
+    unasked = components("stage=stage1", "stage.start_from=before")
+    assert torch.equal(unasked.get("bridge").fuser.in_proj_weight, before.fuser.in_proj_weight)
+    assert unasked.origins == {"bridge": "runs/before/export"}
+
+
+def test_what_an_ablation_adds_to_a_bridge_starts_as_the_runs_seed_has_it(exported):
+    asked = ("stage=stage1", "stage.start_from=before", "ablation=residual_supervised")
+    heads = [components(*asked, f"seed={seed}").get("bridge").residual_head.weight for seed in (1, 1, 2)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_what_the_stage_before_exported_is_handed_on(exported):
+    parts = components("stage=stage2", "stage.start_from=before")
+    assert [name for name in ("planner", "bridge", "dit") if parts.handed_on(name)] == ["planner", "bridge"]
+    assert not components("stage=stage2", "stage.start_from=null").handed_on("bridge")

@@ -90,3 +90,13 @@ def test_the_command_ends_with_code_2_and_no_traceback(arguments, tmp_path):
     assert "train.py: " in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+def test_null_takes_a_named_thing_out():
+    run = composed(
+        "stage=stage3", "stage.losses.reason=null", "stage.parts.dit=null", "stage.mixture.continuations=null"
+    )
+    assert set(run.stage.losses) == {"semantic", "text", "flow"}
+    assert set(run.stage.parts) == {"planner", "bridge", "listener"}
+    assert "continuations" not in run.stage.mixture
+    assert composed("stage=stage3", "model=tiny").model.dit["fixed_frames"] is None

@@ -100,7 +100,11 @@ def kill(at: int, index: int) -> None:
 
 
 def logged(output) -> list[tuple]:
-    return [(line["step"], line["loss"], line["gradient_norm/total"]) for line in journal.read(output / "log.jsonl") if "loss" in line]
+    return [
+        (line["step"], line["loss"], line["gradient_norm/total"])
+        for line in journal.read(output / "log.jsonl")
+        if "loss" in line
+    ]
 
 
 def test_a_killed_run_goes_on_to_the_same_losses_and_weights(tmp_path):

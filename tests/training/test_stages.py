@@ -5,6 +5,7 @@ from torch import nn
 
 from audiostory.model import tiny
 from audiostory.model.audiostory import AudioStory
+from audiostory.model.codec import Codec
 from audiostory.model.planner import LoraSettings
 from audiostory.training import config, optim
 from audiostory.training.stages import Part, Stage, choose
@@ -18,7 +19,16 @@ def stage_of(name: str) -> Stage:
 
 def root_of(stage: Stage) -> nn.Module:
     if stage.root == "codec":
-        return tiny.codec()
+        return Codec(
+            front="vocoder",
+            sample_rate=16000,
+            audio_channels=1,
+            encoder_hidden_size=16,
+            downsampling_ratios=(2, 2),
+            channel_multiples=(1, 2),
+            decoder_channels=16,
+            latent_channels=8,
+        )
     if stage.root == "text_to_audio":
         return tiny.text_to_audio()
     if stage.root == "hearing":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from audiostory.model import tiny
 from audiostory.pipeline import AudioStoryPipeline
-from audiostory.story import Event, Storyline
+from audiostory.story import Event, Layout, Storyline
 from audiostory.weights import ours
 from audiostory.weights.ours import Settings
 
@@ -255,3 +256,29 @@ def test_a_damaged_folder_is_refused_with_the_file_and_the_reason(folder, damage
     with pytest.raises(ValueError, match=message) as caught:
         AudioStoryPipeline.from_pretrained(folder)
     assert str(folder) in str(caught.value)
+
+
+def test_the_layout_of_scripts_is_kept_and_its_absence_is_the_usual_one(told_by, folder):
+    assert ours.read_index(folder).script == Layout()
+    parts = {name: getattr(told_by, name) for name in ours.TELLING}
+    ours.write_index(folder, parts, replace(SETTINGS, script=Layout(captions=False)))
+    assert ours.read_index(folder).script == Layout(captions=False)
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["script"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert ours.read_index(folder) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("short", "the setting script is .*short.*, expected true or false for reasoning, captions"),
+        ({"reasoning": 1}, "expected true or false for reasoning, captions"),
+        ({"summary": True}, "expected true or false for reasoning, captions"),
+        ({"reasoning": False, "captions": False}, "without reasoning and without captions says nothing"),
+    ],
+)
+def test_a_layout_that_is_none_is_refused(folder, said, message):
+    edit(folder / "model_index.json", script=said)
+    with pytest.raises(ValueError, match=f"model_index.json: .*{message}"):
+        ours.read_index(folder)

@@ -34,7 +34,7 @@ corpora() {
     world continuations-val --kind continuation --split val --num 150
 }
 tokenizers() {
-    [ -f runs/tokenizers/tokenizer/tokenizer.json ] || "$PYTHON" scripts/make_tokenizer.py --vocab_size 1400 --output runs/tokenizers \
+    [ -f runs/tokenizers/tokenizer/tokenizer.json ] || "$PYTHON" scripts/make_tokenizer.py --vocab_size 1400 --num_residual 16 --output runs/tokenizers \
         --manifest corpora/{texts,clips,questions,continuations}-train/manifest.jsonl
 }
 codec() { train codec && encode codec codec "${RECORDED[@]}"; }

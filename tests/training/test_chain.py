@@ -260,3 +260,19 @@ def test_a_misspelt_size_of_a_component_is_named(trained, monkeypatch):
     monkeypatch.chdir(trained)
     with pytest.raises(ValueError, match=r"model\.codec\.latent_chanels; did you mean latent_channels"):
         run("codec", "output=runs/new", "+model.codec.latent_chanels=8")
+
+
+def test_stages_learn_from_tar_shards_in_pieces_and_read_ahead(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    networks = ["--codec", "runs/codec/export", "--text_encoder", "runs/tangoflux/export", "--num_tokens", "4"]
+    for split in ("train", "val"):
+        folder = f"corpora/clips-{split}"
+        command = [f"{folder}/manifest.jsonl", "--output", f"{folder}/shards", "--format", "shards", *networks]
+        assert script("encode_latents")([*command, "--rows_per_shard", "4", "--tokenizer", "runs/tokenizers"]) == 0
+    shards = [f"data.sources.clips.{split}=corpora/clips-{split}/shards" for split in ("train", "val")]
+    assert run("stage1", "output=runs/from_shards", *shards, "runtime.micro_batches=2", "runtime.workers=1")
+    lines = journal.read(Path("runs/from_shards/log.jsonl"))
+    assert [line["step"] for line in lines if "loss/flow" in line] == [1, 2]
+    assert [line["step"] for line in lines if "val/flow" in line] == [2]
+    with pytest.raises(ValueError, match=r"reads recordings, and data\.sources\.clips names the folder"):
+        run("codec", "output=runs/no_codec", *shards)

@@ -82,9 +82,7 @@ class Stories:
                 clip_features=self.clip_features,
                 layout=self.layout,
             )
-        except StoreError:
-            raise
-        except ValueError as error:  # of a text that no script can hold
+        except ValueError as error:  # a text that no script can hold, a tensor that is damaged
             raise DamagedSampleError(f"row {row.id}: {error}") from error
 
 
@@ -131,7 +129,11 @@ class Clips:
         row, tensors = self.rows.read(int(self.row_of[number]))
         assert tensors is not None
         key = row.clip_key(event)
-        made = sample.ClipSample(id=key, seconds=row.clips[event].seconds, latents=tensors.latents(key))
+        try:
+            latents = tensors.latents(key)
+        except StoreError as error:
+            raise DamagedSampleError(f"row {row.id}: {error}") from error
+        made = sample.ClipSample(id=key, seconds=row.clips[event].seconds, latents=latents)
         return made, row.storyline.events[event].caption
 
 

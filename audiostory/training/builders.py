@@ -83,7 +83,9 @@ class Run:
         """Trains, or goes on; whether the stage came to its end."""
         output, stage, main = Path(self.config.output), self.config.stage, self.training.engine.main
         if main:
-            (output / RUN_FILE).write_text(json.dumps({**self.about, "config": self.composed}, indent=2) + "\n")
+            aside = output / f".{RUN_FILE}.part"
+            aside.write_text(json.dumps({**self.about, "config": self.composed}, indent=2) + "\n", encoding="utf-8")
+            aside.replace(output / RUN_FILE)
         return self.training.run(
             output,
             journal=lambda step: Journal(
@@ -146,10 +148,9 @@ def _prepare_output(run: RunConfig, composed: Mapping[str, Any], about: Mapping[
     output.mkdir(parents=True, exist_ok=True)
     if not run.resume:
         checkpoint.clear(output)
-    earlier = checkpoint.complete(output / "checkpoints")
-    if run.accept_changes or not earlier:
+    before = checkpoint.newest_state(output / "checkpoints")
+    if run.accept_changes or before is None:
         return ""
-    before = json.loads((output / RUN_FILE).read_text())
     changed = [
         line
         for line in checkpoint.differences(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,6 @@ def save(
             (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n")
             (aside / FILES).write_text(json.dumps(_digests(aside), indent=2) + "\n")
             _put(aside, final)
-            for path in _superfluous(folder, keep):
-                shutil.rmtree(path)
     except UNWRITABLE as error:
         if engine.main:
             shutil.rmtree(aside, ignore_errors=True)
@@ -70,6 +69,9 @@ def save(
             f"the checkpoint of step {step} could not be written to {folder} ({error}); make room, then the same "
             f"command {goes_on}"
         ) from error
+    if engine.main:
+        for path in _superfluous(folder, keep):
+            shutil.rmtree(path, ignore_errors=True)
     engine.wait()
 
 
@@ -82,6 +84,8 @@ def load(folder: Path, engine: Engine, root: nn.Module, optimizer: Optimizers, a
     newest = engine.gather(_newest(folder) if engine.main else None)[0]
     if newest is None:
         return 0
+    if fault := engine.misfit(read_state(newest).get("processes", {})):
+        raise ValueError(f"the checkpoint {newest} {fault}")
     try:
         engine.load(newest, root, optimizer, averages)
     except (OSError, SafetensorError, RuntimeError, KeyError, EOFError) as error:
@@ -96,6 +100,14 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / STATE).read_text())
 
 
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    """What the newest checkpoint that can tell says of its run; None when there is none."""
+    for path in reversed(complete(folder)):
+        with suppress(OSError, ValueError):
+            return read_state(path)
+    return None
+
+
 @contextmanager
 def replacing(final: Path) -> Iterator[Path]:
     """A new folder to fill, which then takes the place of `final`; when filling it fails, `final` stays as it was."""
@@ -104,16 +116,17 @@ def replacing(final: Path) -> Iterator[Path]:
     try:
         yield aside
         _put(aside, final)
-    except BaseException:
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{final} could not be written ({error}); make room, then run the same command again") from error
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 def clear(output: Path) -> None:
     """Forgets what a run has done so far: its checkpoints and its logs."""
-    for name in ("checkpoints", "listen", "tensorboard"):
+    for name in ("checkpoints", "export", "listen", "tensorboard"):
         shutil.rmtree(output / name, ignore_errors=True)
-    for name in ("log.jsonl", "not_finite.jsonl"):
+    for name in ("log.jsonl", "not_finite.jsonl", "wandb_id.txt"):
         (output / name).unlink(missing_ok=True)
 
 
@@ -142,7 +155,7 @@ def _newest(folder: Path) -> Path | None:
         shutil.rmtree(damaged, ignore_errors=True)
         path.rename(damaged)
         log.warning("the checkpoint %s is damaged (%s) and now lies in %s", path, fault, damaged.name)
-    if checkpoints:
+    if checkpoints or list(folder.glob("damaged_step_*")):
         raise ValueError(
             f"every checkpoint in {folder} is damaged, see the damaged_* folders there; bring one back from a copy, or "
             "start anew with resume=false"
@@ -162,9 +175,18 @@ def _fault(checkpoint: Path) -> str:
 
 def _superfluous(folder: Path, keep: int) -> list[Path]:
     checkpoints = complete(folder)
-    scores = {path: score for path in checkpoints if (score := read_state(path).get(SCORE)) is not None}
+    scores = {path: score for path in checkpoints if (score := _score(path)) is not None}
     best = min(scores, key=scores.__getitem__) if scores else None
     return [path for path in checkpoints[:-keep] if path != best]
+
+
+def _score(checkpoint: Path) -> float | None:
+    """None for one that was not validated, or cannot be read, or went astray."""
+    try:
+        score = read_state(checkpoint).get(SCORE)
+    except (OSError, ValueError):
+        return None
+    return score if score is not None and math.isfinite(score) else None
 
 
 def _digests(folder: Path) -> dict[str, str]:

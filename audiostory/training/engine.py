@@ -7,6 +7,7 @@ first step: `Accelerator(cpu=True)` would ignore DeepSpeed, and without it every
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from audiostory.training import optim
 from audiostory.training.config import Runtime
 from audiostory.training.optim import TOTAL, Averages, Optimizers
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Parts = Mapping[str, Mapping[str, nn.Parameter]]
@@ -54,6 +57,26 @@ class Engine:
                 f"taken back once a part of it was exchanged; here each process has {self.rounds}"
             )
         self.device = torch.device(_device(runtime))
+
+    def about(self) -> dict[str, Any]:
+        """What is kept with each checkpoint."""
+        return {"kind": "one", "world": self.world, "micro_batches": self.micro_batches, "zero_stage": 0}
+
+    def misfit(self, saved: Mapping[str, Any]) -> str:
+        """Why a checkpoint that was saved by another engine cannot be gone on from; empty when it can."""
+        if saved.get("kind") == "deepspeed":
+            return (
+                f"was shared out by DeepSpeed among {saved['world']} processes (ZeRO-{saved['zero_stage']}) and goes "
+                "on only so; start as many with that runtime"
+            )
+        if saved and saved["micro_batches"] != self.micro_batches:
+            log.warning(
+                "a step's batch was cut into %d micro-batches and is cut into %d from here on: other losses than "
+                "without the change (runtime.micro_batches)",
+                saved["micro_batches"],
+                self.micro_batches,
+            )
+        return ""
 
     @property
     def main(self) -> bool:
@@ -110,7 +133,7 @@ class Engine:
 
     def whole_state(self, root: nn.Module) -> dict[str, Tensor]:
         """The state of a model that lies scattered, whole and on the CPU of the main process; empty in the others."""
-        return {name: tensor.detach().cpu() for name, tensor in root.state_dict().items()}
+        raise AssertionError("only a shared model lies scattered")
 
     def close(self) -> None:
         """After the last step."""
@@ -166,7 +189,8 @@ class _Zero(_Company):
 
     def __init__(self, runtime: Runtime, *, clip_norm: float, accelerator: Any):
         super().__init__(runtime, clip_norm=clip_norm, accelerator=accelerator)
-        self.shared = runtime.zero_stage == 3
+        self.zero_stage = runtime.zero_stage
+        self.shared = self.zero_stage == 3
 
     def prepare(self, root: nn.Module, optimizer: Optimizers) -> nn.Module:
         from deepspeed import DeepSpeedEngine
@@ -180,13 +204,26 @@ class _Zero(_Company):
         """DeepSpeed stepped in `backward`; the parts' own norms lie scattered and are not gathered."""
         return {TOTAL: torch.as_tensor(self.module.get_global_grad_norm(), dtype=torch.float32)}
 
+    def about(self) -> dict[str, Any]:
+        return {**super().about(), "kind": "deepspeed", "zero_stage": self.zero_stage}
+
+    def misfit(self, saved: Mapping[str, Any]) -> str:
+        ours = self.about()
+        if not saved or all(saved[name] == ours[name] for name in ("kind", "world", "zero_stage")):
+            return ""
+        return (
+            f"is of {saved['world']} processes ({saved['kind']}, ZeRO-{saved['zero_stage']}), this is "
+            f"ZeRO-{self.zero_stage} on {self.world}; what DeepSpeed shares out goes on only as it was; start as then"
+        )
+
     def save(self, folder: Path, root: nn.Module, optimizer: Optimizers, averages: Averages) -> None:
         self.module.save_checkpoint(str(folder), tag="deepspeed", exclude_frozen_parameters=True)
         if averages.averaged and (self.shared or self.main):
             save_file(averages.averaged, folder / self._averages)
 
     def load(self, folder: Path, root: nn.Module, optimizer: Optimizers, averages: Averages) -> None:
-        found, _ = self.module.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
+        with optimizer.own_settings():
+            found, _ = self.module.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
         if found is None:
             raise ValueError(f"{folder} holds no DeepSpeed checkpoint; go on with the runtime that wrote it")
         if averages.averaged:
@@ -197,8 +234,6 @@ class _Zero(_Company):
         return f"averages_{self.rank}.safetensors" if self.shared else AVERAGES
 
     def whole_state(self, root: nn.Module) -> dict[str, Tensor]:
-        if not self.shared:
-            return super().whole_state(root) if self.main else {}
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
         state: dict[str, Tensor] = {}
@@ -262,8 +297,14 @@ def start(runtime: Runtime, *, clip_norm: float) -> Engine:
 
 
 def _device(runtime: Runtime) -> str:
+    found = torch.cuda.is_available()
     if runtime.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if found else "cpu"
+    if runtime.device != "cpu" and not (runtime.device.startswith("cuda") and found):
+        raise ValueError(
+            f"there is no device {runtime.device!r} here; runtime.device=cpu works everywhere, and auto takes a GPU "
+            "where there is one"
+        )
     return runtime.device
 
 

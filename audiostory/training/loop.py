@@ -110,32 +110,38 @@ class Training:
             ended = self.engine.any(bool(stopped) or time.monotonic() > deadline)
             last = ended or done == self.stage.steps
             told = last or _due(done, pace.log) or _due(done, pace.save)
-            state = dict(self._about)
             if told:
                 self._report(done, window, log, output)
-            if _due(done, pace.validate) and self.val is not None:
+            scored = None
+            if _due(done, pace.validate) and self.val is not None and not ended:
                 found = self.validate()
                 log.write(done, {f"val/{name}": value for name, value in found.items()})
-                state[checkpoint.SCORE] = sum(w * found[n] for n, w in self.stage.losses.items() if n in found)
-            if _due(done, pace.listen):
+                scored = sum(weight * found[name] for name, weight in self.stage.losses.items() if name in found)
+            if last or scored is not None or _due(done, pace.save):
+                self._save(done, scored)
+            if _due(done, pace.listen) and not ended:
                 self._listen(output / "listen" / f"step_{done:06d}", done, log)
-            if last or _due(done, pace.save):
-                checkpoint.save(
-                    self._checkpoints,
-                    done,
-                    self.engine,
-                    self.root,
-                    self.optimizer,
-                    self.averages,
-                    state=state,
-                    keep=pace.keep,
-                )
             log.progress.update(1)
             if last:
                 break
             if told:
                 window = Measures()
         return done
+
+    def _save(self, done: int, score: float | None) -> None:
+        state = {**self._about, "processes": self.engine.about()}
+        if score is not None:
+            state[checkpoint.SCORE] = score
+        checkpoint.save(
+            self._checkpoints,
+            done,
+            self.engine,
+            self.root,
+            self.optimizer,
+            self.averages,
+            state=state,
+            keep=self.stage.pace.keep,
+        )
 
     def step(self, index: int, batches: Sequence[Any], measures: Measures) -> bool:
         """The `index`-th optimiser step on this process's micro-batches, noted in `measures`; False if left out."""
@@ -212,10 +218,15 @@ class Training:
         mixture, engine, workers = cast("Dataset[Any]", self.train), self.engine, self.runtime.workers
         places = range(engine.rank, engine.micro_batches, engine.world)
         order = [step * engine.micro_batches + place for step in range(done, self.stage.steps) for place in places]
-        batches = iter(DataLoader(mixture, batch_size=None, sampler=order, num_workers=workers))
+        batches = iter(
+            DataLoader(mixture, batch_size=None, sampler=order, num_workers=workers, worker_init_fn=_read_on)
+        )
         while True:
             asked = time.perf_counter()
-            batch = [one for one in (next(batches, None) for _ in places) if one is not None]
+            try:
+                batch = [one for one in (next(batches, None) for _ in places) if one is not None]
+            except ValueError as error:  # from a reader process it comes with that one's traceback as its text
+                raise ValueError(str(error).strip().rpartition("Error: ")[-1]) from error
             if len(batch) < engine.rounds:
                 return
             yield batch, time.perf_counter() - asked
@@ -238,7 +249,8 @@ class Training:
 
     def _note_not_finite(self, output: Path, window: Measures) -> None:
         """Keeps the rows of what was not finite; ValueError once it is more than may be left out."""
-        everyone = [line for lines in self.engine.gather(window.take_not_finite()) for line in lines]
+        everyone = [line for lines in self.engine.gather(window.not_finite()) for line in lines]
+        window.forget({line["step"] for line in everyone})
         first = min(everyone, key=lambda line: line["step"])
         if not self.runtime.skip_not_finite:  # the steps after it went on from it
             everyone = [line for line in everyone if line["step"] == first["step"]]
@@ -258,6 +270,12 @@ class Training:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _read_on(worker: int) -> None:
+    """In a reader process: whoever asks a run to end asks all its processes, and this one is needed until the save."""
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(kind, signal.SIG_IGN)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,14 +102,11 @@ class Measures:
         values = [*(one.total for one in self.micro_batches), *(norms[TOTAL] for norms in self.norms.values())]
         return not values or math.isfinite(sum(torch.stack([value.float().cpu() for value in values]).tolist()))
 
-    def take_not_finite(self) -> list[dict[str, Any]]:
-        """The micro-batches of every step that was not finite, for the record; they count no longer."""
+    def not_finite(self) -> list[dict[str, Any]]:
+        """The micro-batches of every step that was not finite here, for the record."""
         norms = {step: norms[TOTAL] for step, norms in self.norms.items()}
         bad = {one.step for one in self.micro_batches if not one.total.isfinite()}
         bad |= {step for step, norm in norms.items() if not norm.isfinite()}
-        taken = [one for one in self.micro_batches if one.step in bad]
-        self.micro_batches = [one for one in self.micro_batches if one.step not in bad]
-        self.norms = {step: norm for step, norm in self.norms.items() if step not in bad}
         return [
             {
                 "step": one.step,
@@ -117,8 +114,14 @@ class Measures:
                 "losses": {name: value.item() for name, value in one.losses.items()},
                 "norm": norms[one.step].item() if one.step in norms else None,
             }
-            for one in taken
+            for one in self.micro_batches
+            if one.step in bad
         ]
+
+    def forget(self, steps: Collection[int]) -> None:
+        """Steps that were not finite in any process count in none."""
+        self.micro_batches = [one for one in self.micro_batches if one.step not in steps]
+        self.norms = {step: norm for step, norm in self.norms.items() if step not in steps}
 
     def summary(self) -> Summary:
         num = len(self.micro_batches)

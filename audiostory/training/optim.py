@@ -58,8 +58,17 @@ class Optimizers:
         return {type(optimizer).__name__: optimizer.state_dict() for optimizer in self.optimizers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for optimizer in self.optimizers:
-            optimizer.load_state_dict(state[type(optimizer).__name__])
+        with self.own_settings():
+            for optimizer in self.optimizers:
+                optimizer.load_state_dict(state[type(optimizer).__name__])
+
+    @contextmanager
+    def own_settings(self) -> Iterator[None]:
+        """Around loading: rates, decay and betas stay the stage's own, whatever they were when the state was saved."""
+        kept = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
+        yield
+        for group, settings in zip(self.param_groups, kept, strict=True):
+            group.update(settings)
 
 
 def optimizers(root: nn.Module, parts: Mapping[str, Mapping[str, nn.Parameter]], stage: Stage) -> Optimizers:
@@ -129,6 +138,7 @@ class Averages:
         self.decay = stage.optimizer.ema_decay
         asked = {name: p for part, named in parts.items() if stage.parts[part].ema for name, p in named.items()}
         self.live: dict[str, Tensor] = {name: getattr(p, "ds_tensor", p).detach() for name, p in asked.items()}
+        self._scattered: list[Any] = [p for p in asked.values() if hasattr(p, "ds_tensor")]
         self.averaged = {name: p.float().clone() for name, p in self.live.items()}
 
     @torch.no_grad()
@@ -152,3 +162,5 @@ class Averages:
     def _copy(self, values: Mapping[str, Tensor]) -> None:
         for name, parameter in self.live.items():
             parameter.copy_(values[name])
+        for parameter in self._scattered:  # ZeRO-3 keeps small ones whole beside their pieces; make them anew
+            parameter.partition()

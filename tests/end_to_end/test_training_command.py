@@ -101,7 +101,7 @@ def test_a_stage_that_two_processes_share_is_killed_goes_on_and_tells_a_story(tm
 
 
 def test_asked_to_end_all_processes_save_the_same_step_and_stop(tmp_path):
-    process = start(tmp_path, "stage.steps=2000", "runtime=ddp", "output=run", launcher=TORCHRUN)
+    process = start(tmp_path, "stage.steps=2000", "runtime=ddp", "runtime.workers=1", "output=run", launcher=TORCHRUN)
     wait_for_step(tmp_path / "run", 2, process)
     process.send_signal(signal.SIGTERM)
     finish(process, 60)

@@ -1,6 +1,6 @@
 """A tiny training as one process of several runs it: company.py OUTPUT '{"processes": "ddp"}' [KILL_AT] [STEPS]
 
-Each micro-batch is another tiny batch, so that one process with two and two processes with one see the same. With
+Each micro-batch is another tiny batch, so that one process with two and two processes with one each see the same. With
 KILL_AT the last process kills itself, unasked and unsaved, when it is to make that step's batch.
 """
 
@@ -33,7 +33,7 @@ class Stories:
     def batch(self, index: int, piece: int, pieces: int):
         if index == self.kill_at and piece == pieces - 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return replace(tiny.story_batch(seed=2 * index + piece), sample_ids=(f"row-{index}-{piece}",))
+        return replace(tiny.story_batch(seed=100 * index + piece), sample_ids=(f"row-{index}-{piece}",))
 
 
 def main(output: Path, runtime: dict, kill_at: int = -1, steps: int = 4) -> None:

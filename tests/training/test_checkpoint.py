@@ -85,7 +85,7 @@ def test_a_save_that_fails_leaves_no_checkpoint(tmp_path, monkeypatch):
 
 def test_the_best_of_the_validated_stays_with_the_newest(tmp_path):
     run = Run()
-    for step, score in ((1, 0.9), (2, 0.5), (3, 0.7), (4, None), (5, 0.6)):
+    for step, score in ((1, float("nan")), (2, 0.5), (3, 0.7), (4, None), (5, 0.6)):
         run.save(tmp_path, step, **({} if score is None else {checkpoint.SCORE: score}))
     assert [path.name for path in checkpoint.complete(tmp_path)] == ["step_000002", "step_000004", "step_000005"]
 
@@ -112,8 +112,9 @@ def test_a_damaged_checkpoint_is_named_put_aside_and_the_one_before_it_taken(tmp
 def test_when_every_checkpoint_is_damaged_nothing_starts_anew_unasked(tmp_path):
     path = Run().save(tmp_path, 5)
     (path / engine.MODEL).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
-        Run().load(tmp_path)
+    for _ in range(2):  # nor when it is started once more
+        with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
+            Run().load(tmp_path)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
@@ -144,6 +145,25 @@ except OSError as error:
     assert "goes on from step_000005" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["step_000005"]
     assert Run(width=2000).load(tmp_path) == 5
+
+
+def test_settings_are_the_stages_own_after_going_on(tmp_path):
+    saved, other = Run(0), Run(1)
+    saved.save(tmp_path, 5)
+    for group in other.optimizer.param_groups:
+        group |= {"lr": 0.5, "peak": 0.5}
+    other.load(tmp_path)
+    assert {group["peak"] for group in other.optimizer.param_groups} == {0.5}
+    assert {group["peak"] for group in saved.optimizer.param_groups} == {0.1}
+
+
+def test_a_save_is_made_whatever_state_older_checkpoints_are_in(tmp_path):
+    run = Run()
+    for step in (1, 2):
+        (run.save(tmp_path, step) / checkpoint.STATE).write_text("{")
+    run.save(tmp_path, 3)
+    assert [path.name for path in checkpoint.complete(tmp_path)] == ["step_000002", "step_000003"]
+    assert checkpoint.newest_state(tmp_path) == {"step": 3, "why": "test"}
 
 
 def test_differences_are_named_by_their_keys():

@@ -105,14 +105,36 @@ def test_every_zero_stage_gives_the_losses_of_one_process_also_after_a_kill(alon
         zero(2, bf16={"enabled": True}),
         zero(2, zero_optimization={"stage": 2, "offload_optimizer": {"device": "cpu"}}),
         {**zero(3), "gradient_checkpointing": True},
-        {**DDP, "micro_batches": 4},
     ],
-    ids=["bf16", "offload", "checkpointing", "accumulation"],
+    ids=["bf16", "offload", "checkpointing"],
 )
 def test_other_ways_to_share_the_work_train_too(alone, tmp_path, runtime):
     done = run(tmp_path / "run", runtime, 2)
     assert done.returncode == 0, done.stderr
     assert logged(tmp_path / "run")[0][0] == pytest.approx(logged(alone)[0][0], rel=0.05)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", [DDP, zero(2), zero(3)], ids=["ddp", "zero2", "zero3"])
+def test_accumulated_over_two_rounds_a_step_is_that_of_one_process(tmp_path, runtime):
+    for name, how, num in (("alone", {}, 1), ("shared", runtime, 2)):
+        done = run(tmp_path / name, {**how, "micro_batches": 4}, num)
+        assert done.returncode == 0, done.stderr
+    check_same(tmp_path / "shared", tmp_path / "alone", rel=1e-5)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_another_number_of_micro_batches_is_told(tmp_path, micro_batches, caplog):
+    made = engine.start(Runtime(micro_batches=micro_batches), clip_norm=1.0)
+    assert made.misfit({"kind": "one", "world": 1, "micro_batches": 2, "zero_stage": 0}) == ""
+    assert ("other losses" in caplog.text) == (micro_batches != 2)
+
+
+def test_what_deepspeed_shared_out_is_not_gone_on_from_otherwise():
+    made = engine.start(Runtime(), clip_norm=1.0)
+    fault = made.misfit({"kind": "deepspeed", "world": 2, "micro_batches": 2, "zero_stage": 2})
+    assert "2 processes (ZeRO-2)" in fault
 
 
 @pytest.mark.slow
@@ -151,6 +173,7 @@ def test_averages_are_those_of_one_process(alone, tmp_path):
         ("2", Runtime(), "for one process and torchrun started 2"),
         (None, Runtime(processes="ddp"), "torchrun --nproc_per_node=2"),
         (None, Runtime(processes="deepspeed"), "torchrun --nproc_per_node=2"),
+        (None, Runtime(device="gpu"), "there is no device 'gpu'"),
     ],
 )
 def test_processes_that_do_not_fit_the_runtime_are_refused(monkeypatch, world, runtime, message):

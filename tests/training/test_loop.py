@@ -53,16 +53,19 @@ class Stories:
 def training(
     stage: Stage = STAGE, at=lambda index: None, val: bool = False, dropout: float = 0.1, **runtime
 ) -> Training:
-    torch.manual_seed(99)  # a run must not depend on what the generator was at
-    planner = tiny.planner()
-    torch.manual_seed(0)
-    planner.add_lora(LoraSettings(rank=2, dropout=dropout))
-    root = AudioStory(planner, tiny.bridge(), tiny.dit(), condition_dropout=0.3)
+    def made() -> AudioStory:
+        torch.manual_seed(99)  # a run must not depend on what the generator was at
+        planner = tiny.planner()
+        torch.manual_seed(0)
+        planner.add_lora(LoraSettings(rank=2, dropout=dropout))
+        return AudioStory(planner, tiny.bridge(), tiny.dit(), condition_dropout=0.3)
+
+    root = made()
     nothing = Hooks(
         listen=lambda folder: None,
         finish=lambda: None,
         export=lambda folder: folder.mkdir(parents=True),
-        rebuild=lambda: (root, nothing),
+        rebuild=lambda: (made(), nothing),
     )
     settings = Runtime(autocast="none", **runtime)
     processes = engine.start(settings, clip_norm=stage.optimizer.clip_norm)

@@ -49,7 +49,8 @@ def test_a_step_that_is_not_finite_is_found_named_and_counts_no_longer(loss, nor
     measures = measured(0, 1.0, ("good",))
     measured(1, loss, ("bad",), norm, into=measures)
     assert not measures.finite()
-    (line,) = measures.take_not_finite()
+    (line,) = measures.not_finite()
     assert (line["step"], line["rows"]) == (1, ["bad"])
+    measures.forget({1})
     assert measures.finite()
     assert measures.summary().losses["flow"] == 1.0

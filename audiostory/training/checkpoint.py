@@ -7,7 +7,6 @@ step. What rests comes back from where the stage started; random numbers need no
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -24,6 +23,7 @@ from torch import nn
 
 from audiostory.training.engine import Engine
 from audiostory.training.optim import Averages, Optimizers
+from audiostory.weights.files import sha256
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,8 @@ def load(folder: Path, engine: Engine, root: nn.Module, optimizer: Optimizers, a
     newest = engine.gather(_newest(folder) if engine.main else None)[0]
     if newest is None:
         return 0
-    if fault := engine.misfit(read_state(newest).get("processes", {})):
+    state = read_state(newest)
+    if fault := engine.misfit(state.get("processes", {})):
         raise ValueError(f"the checkpoint {newest} {fault}")
     try:
         engine.load(newest, root, optimizer, averages)
@@ -93,7 +94,7 @@ def load(folder: Path, engine: Engine, root: nn.Module, optimizer: Optimizers, a
             f"the checkpoint {newest} cannot be gone on from ({type(error).__name__}: {error}); go on with the runtime "
             "that wrote it, or start anew with resume=false"
         ) from error
-    return read_state(newest)["step"]
+    return state["step"]
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def _fault(checkpoint: Path) -> str:
     """What is wrong with a checkpoint's files; empty when nothing is."""
     try:
         expected = json.loads((checkpoint / FILES).read_text())
-        wrong = [name for name, digest in expected.items() if _digest(checkpoint / name) != digest]
+        wrong = [name for name, digest in expected.items() if sha256(checkpoint / name) != digest]
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
     return f"{', '.join(wrong)} changed since it was written" if wrong else ""
@@ -191,15 +192,7 @@ def _score(checkpoint: Path) -> float | None:
 
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILES)
-    return {str(path.relative_to(folder)): _digest(path) for path in files}
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {str(path.relative_to(folder)): sha256(path) for path in files}
 
 
 def _aside(final: Path) -> Path:

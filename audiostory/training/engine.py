@@ -44,18 +44,7 @@ class Engine:
 
     def __init__(self, runtime: Runtime, *, clip_norm: float):
         self.clip_norm = clip_norm
-        self.micro_batches = runtime.micro_batches or self.world
-        if self.micro_batches % self.world:
-            raise ValueError(
-                f"runtime.micro_batches={self.micro_batches} cannot be shared evenly by {self.world} processes; take a "
-                f"multiple of {self.world}, or null for one each"
-            )
-        self.rounds = self.micro_batches // self.world
-        if runtime.skip_not_finite and self.world > 1 and self.rounds > 1:
-            raise ValueError(
-                "runtime.skip_not_finite needs one micro-batch per process where there are several: a step cannot be "
-                f"taken back once a part of it was exchanged; here each process has {self.rounds}"
-            )
+        self.micro_batches, self.rounds = _cut(runtime, self.world)
         self.device = torch.device(_device(runtime))
 
     def about(self) -> dict[str, Any]:
@@ -84,8 +73,8 @@ class Engine:
         return self.rank == 0
 
     def prepare(self, root: nn.Module, optimizer: Optimizers) -> nn.Module:
-        """What to call in place of `root`, on its device; called once."""
-        return root.to(self.device)
+        """What to call in place of `root`, which is on its device; called once."""
+        return root
 
     def micro_batch(self) -> Any:
         """Within, one of a step's `rounds` is computed; gradients are exchanged in the last alone."""
@@ -269,7 +258,7 @@ def start(runtime: Runtime, *, clip_norm: float) -> Engine:
     )
 
     on_cpu = _device(runtime) == "cpu"
-    rounds = (runtime.micro_batches or world) // world or 1
+    _, rounds = _cut(runtime, world)
     accumulation = GradientAccumulationPlugin(num_steps=rounds, sync_with_dataloader=False)
     group = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl")
     if runtime.processes == "ddp":
@@ -294,6 +283,23 @@ def start(runtime: Runtime, *, clip_norm: float) -> Engine:
     if engine.world != world:
         raise RuntimeError(f"torchrun started {world} processes, accelerate sees {engine.world}")
     return engine
+
+
+def _cut(runtime: Runtime, world: int) -> tuple[int, int]:
+    """Into how many micro-batches a step is cut, and how many of them fall to each process."""
+    micro_batches = runtime.micro_batches or world
+    rounds, left = divmod(micro_batches, world)
+    if left:
+        raise ValueError(
+            f"runtime.micro_batches={micro_batches} cannot be shared evenly by {world} processes; take a multiple of "
+            f"{world}, or null for one each"
+        )
+    if runtime.skip_not_finite and world > 1 and rounds > 1:
+        raise ValueError(
+            "runtime.skip_not_finite needs one micro-batch per process where there are several: a step cannot be "
+            f"taken back once a part of it was exchanged; here each process has {rounds}"
+        )
+    return micro_batches, rounds
 
 
 def _device(runtime: Runtime) -> str:

@@ -34,7 +34,7 @@ class Origin:
 
     def holds(self, name: str) -> bool:
         """Whether the folder can give this component."""
-        if (self.folder / name / "config.json").is_file():
+        if self._is_ours(name):
             return True
         if self._is_released:
             return getattr(self._released, name, None) is not None
@@ -53,7 +53,7 @@ class Origin:
                 f"{self.folder} holds no {name}; expected a stage's export or a model folder with {name}/ in it, or a "
                 "folder of TangoFlux, Qwen2.5, Flan-T5, Whisper or the released checkpoint that has one"
             )
-        if (self.folder / name / "config.json").is_file():
+        if self._is_ours(name):
             return ours.read_component(self.folder, name)
         if self._is_released:
             return getattr(self._released, name)
@@ -78,6 +78,9 @@ class Origin:
         tokenizer = huggingface.read_tokenizer(self.folder)
         add_special_tokens(tokenizer)
         return Vocabulary(tokenizer, num_semantic=num_semantic, num_residual=num_residual)
+
+    def _is_ours(self, name: str) -> bool:
+        return (self.folder / name / "config.json").is_file()
 
     @property
     def _is_released(self) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import commands
 import pytest
-import torch
 from benchmark.cases import write_manifest
 
 from audiostory.benchmark.ear import Ear
@@ -27,15 +26,6 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
     AudioStoryPipeline(*parts, Settings(steps=1, guidance=1.0, crossfade_seconds=0.25)).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ear(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("ears") / "ear"
-    torch.manual_seed(0)
-    names = {"name": ["bell", "dog", "rain"], "place": ["hall", "room"], "register": ["high", "low"]}
-    Ear(names).save(folder, {"clips": 0, "held_out_accuracy": {}})
     return folder
 
 

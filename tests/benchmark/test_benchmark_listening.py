@@ -8,10 +8,8 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
-import torch
 
 from audiostory import sound
-from audiostory.benchmark.ear import Ear
 from audiostory.benchmark.items import read_truth
 from audiostory.benchmark.listening import read_questions
 from audiostory.model import tiny
@@ -53,15 +51,6 @@ def deaf(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "deaf"
     parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
     AudioStoryPipeline(*parts).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ear(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("ears") / "ear"
-    torch.manual_seed(0)
-    names = {"name": ["bell", "dog", "rain"], "place": ["hall", "room"], "register": ["high", "low"]}
-    Ear(names).save(folder, {"clips": 0, "held_out_accuracy": {}})
     return folder
 
 

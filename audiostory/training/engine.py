@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -269,11 +268,12 @@ def start(runtime: Runtime, *, clip_norm: float) -> Engine:
         )
         engine: _Company = _DataParallel(runtime, clip_norm=clip_norm, accelerator=accelerator)
     else:
-        # DeepSpeed builds an extension on first use and looks for ninja on the PATH, where it is not for a Python that
-        # was called by its path.
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        import deepspeed
         from accelerate.utils import DeepSpeedPlugin
 
+        # On a CPU it would first compile an extension for shared memory, behind a lock file that a killed process
+        # leaves for all later ones to wait at, for ever. gloo does the same work.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         accelerator = Accelerator(
             deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=_deepspeed(runtime, rounds, clip_norm)),
             gradient_accumulation_plugin=accumulation,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from audiostory.training.optim import Optimizers
 COMPANY = Path(__file__).with_name("company.py")
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 DDP = {"processes": "ddp"}
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed builds an extension on a CPU")
 
 
 def zero(stage: int, **more) -> dict:
@@ -77,14 +75,12 @@ def test_one_process_goes_on_from_what_two_left(alone, tmp_path):
     check_same(tmp_path / "run", alone, rel=2e-6)
 
 
-@needs_compiler
 def test_zero_2_gives_the_losses_of_one_process_too(alone, tmp_path):
     done = run(tmp_path / "run", zero(2), 2)
     assert done.returncode == 0, done.stderr
     check_same(tmp_path / "run", alone, rel=1e-5)
 
 
-@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_every_zero_stage_gives_the_losses_of_one_process_also_after_a_kill(alone, tmp_path, stage):
@@ -97,7 +93,6 @@ def test_every_zero_stage_gives_the_losses_of_one_process_also_after_a_kill(alon
     assert (tmp_path / "run/export").is_dir()
 
 
-@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "runtime",
@@ -114,7 +109,6 @@ def test_other_ways_to_share_the_work_train_too(alone, tmp_path, runtime):
     assert logged(tmp_path / "run")[0][0] == pytest.approx(logged(alone)[0][0], rel=0.05)
 
 
-@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", [DDP, zero(2), zero(3)], ids=["ddp", "zero2", "zero3"])
 def test_accumulated_over_two_rounds_a_step_is_that_of_one_process(tmp_path, runtime):

@@ -1,3 +1,6 @@
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +72,42 @@ def test_the_newest_stay(tmp_path):
     for step in (5, 10, 1000000, 15):
         run.save(tmp_path, step)
     assert [path.name for path in checkpoint.complete(tmp_path)] == ["step_000015", "step_1000000"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills copies of this process")
+def test_killed_at_any_touch_of_a_file_a_save_leaves_what_can_be_gone_on_from(tmp_path):
+    run = Run()
+    run.save(tmp_path, 5)
+    run.save(tmp_path, 10, keep=1)
+    touches = 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            _die_at(touches, tmp_path)
+            run.save(tmp_path, 15, keep=1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        done = Run(1).load(tmp_path)
+        if os.WIFEXITED(status):
+            break
+        assert done in (10, 15)
+        assert not list(tmp_path.glob("*damaged*"))
+        touches += 1
+        shutil.rmtree(tmp_path / "step_000015", ignore_errors=True)
+        run.save(tmp_path, 10, keep=1)
+    assert done == 15
+    assert touches > 10
+
+
+def _die_at(touch: int, folder: Path) -> None:
+    left = iter(range(touch, -1, -1))
+
+    def hook(event: str, arguments: tuple) -> None:
+        touched = event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+        if touched and str(arguments[0]).startswith(str(folder)) and next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
 
 
 def test_a_save_that_fails_leaves_no_checkpoint(tmp_path, monkeypatch):

@@ -42,10 +42,11 @@ from zlib import crc32
 
 if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of the pen are answered at once
     from audiostory.benchmark.ear import Ear
+    from audiostory.benchmark.intervals import Score
     from audiostory.benchmark.items import Heard, ToldStory, TrueStory
     from audiostory.benchmark.listening import Question
     from audiostory.benchmark.report import Report
-    from audiostory.benchmark.soundworld import Confusion, Score
+    from audiostory.benchmark.soundworld import Confusion
     from audiostory.benchmark.tasks import QuestionTask, StoryTask
     from audiostory.model.codec import Codec
     from audiostory.pipeline import AudioStoryPipeline, StoryAudio

@@ -30,12 +30,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of the pen are answered at once
+    from audiostory.benchmark.intervals import Score
     from audiostory.benchmark.judge.asking import Failure, Sender
     from audiostory.benchmark.judge.backend import Backend
     from audiostory.benchmark.judge.calls import Call, Identity, Plan
     from audiostory.benchmark.judge.journal import Journal
     from audiostory.benchmark.judge.stories import Story
-    from audiostory.benchmark.soundworld import Score
 
 AXES = ("instruction", "reasoning", "consistency", "coherence", "rubric")
 NAMES = {"instruction": "instruction following", "reasoning": "reasoning logic"}  # in prompts.AXES; others as they are

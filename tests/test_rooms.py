@@ -32,7 +32,8 @@ COMMANDS = {"train", "evaluate", "scripts"}
 WITHOUT_TORCH = [
     *("sound.py", "timeline.py", "story_audio.py", "story", "soundworld", "dataset/manifest.py", "training/stages.py"),
     *("as10k", "benchmark/judge", "benchmark/metrics"),
-    *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening", "lines", "tasks", "recorded")),
+    *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening", "lines", "tasks")),
+    *("benchmark/recorded.py", "benchmark/intervals.py"),
     *(f"benchmark/embedders/{name}.py" for name in ("cache", "embedding", "recordings")),
 ]
 

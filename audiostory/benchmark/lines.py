@@ -13,7 +13,8 @@ def read_lines(file: Path) -> Iterator[tuple[str, Any]]:
     """Each line that is not empty, with words for where it stands. ValueError for one that is no JSON."""
     if not file.is_file():
         raise ValueError(f"there is no file {file}")
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: JSON may hold other ends of lines that Unicode knows.
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
             try:
                 yield f"{file}, line {number}", json.loads(line)

@@ -11,14 +11,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from audiostory.benchmark.intervals import Score, bootstrap
 from audiostory.benchmark.items import ToldStory, TrueStory, as_told
 from audiostory.benchmark.lines import read_lines
-from audiostory.benchmark.soundworld import Score, bootstrap, others, score_plans
+from audiostory.benchmark.metrics.answers import balanced_accuracy, normalised
+from audiostory.benchmark.soundworld import others, score_plans
 from audiostory.soundworld.questions import KINDS
 from audiostory.soundworld.stories import class_in_text
 
@@ -106,18 +109,12 @@ def read_plans(file: Path) -> dict[str, ToldStory]:
     return plans
 
 
-def normalised(answer: str) -> str:
-    """What two answers are compared by: " A dog,  rain." is "a dog rain"."""
-    return " ".join(re.findall(r"[a-z0-9]+", answer.lower()))
-
-
 def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, Score]:
     """The share of right answers: of all, by wording, and by kind. Where yes or no is asked also the mean of the shares
     among the yes and among the no, to which one and the same answer is worth 0.5; of captions also what of the sounds
     and their order is right, however they are put."""
-    right = [
-        normalised(answer) == normalised(question.answer) for question, answer in zip(questions, answers, strict=True)
-    ]
+    truths, stories = [question.answer for question in questions], [question.story for question in questions]
+    right = [normalised(answer) == normalised(truth) for truth, answer in zip(truths, answers, strict=True)]
     scores = {"answers right": _over_stories(questions, right)}
     for unseen, wording in ((False, "known"), (True, "unseen")):
         of_wording = [question.unseen == unseen for question in questions]
@@ -126,7 +123,9 @@ def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict
         asked = [question.kind == kind for question in questions]
         scores[f"{kind} right"] = _over_stories(questions, right, asked)
         if {question.answer for question in questions if question.kind == kind} <= {"yes", "no"} and any(asked):
-            scores[f"{kind} right, yes and no alike"] = _balanced(questions, right, asked)
+            scores[f"{kind} right, yes and no alike"] = balanced_accuracy(
+                list(compress(truths, asked)), list(compress(right, asked)), list(compress(stories, asked))
+            )
     asked = [question.kind == "caption" for question in questions]
     both = [(_classes(question.answer), _classes(answer)) for question, answer in zip(questions, answers, strict=True)]
     scores["caption: order of sounds right"] = _over_stories(questions, [truth == told for truth, told in both], asked)
@@ -220,26 +219,6 @@ def _over_stories(questions: Sequence[Question], values: Sequence[float], asked:
         if wanted:
             stories.setdefault(question.story, []).append(value)
     return bootstrap(stories.values())
-
-
-def _balanced(questions: Sequence[Question], right: Sequence[bool], asked: Sequence[bool], seed: int = 0) -> Score:
-    """The mean over yes and no of the share that is right among them, with whole stories resampled as `bootstrap` does.
-    A draw without any yes, or any no, is that of the others alone."""
-    stories: dict[int, np.ndarray] = {}  # [2, 2]: of no and yes, how many are right and how many there are
-    for question, value, wanted in zip(questions, right, asked, strict=True):
-        if wanted:
-            stories.setdefault(question.story, np.zeros((2, 2)))[int(question.answer == "yes")] += (value, 1)
-    counts = np.stack(list(stories.values()))
-    picks = np.random.default_rng(seed).integers(0, len(counts), (2000, len(counts)))
-
-    def shares(drawn: np.ndarray) -> np.ndarray:  # [..., 2, 2] -> [...]
-        num = drawn[..., 1]
-        share = np.divide(drawn[..., 0], num, out=np.zeros_like(num), where=num > 0)
-        return share.sum(-1) / (num > 0).sum(-1)
-
-    low, high = np.percentile(shares(counts[picks].sum(1)), [2.5, 97.5])
-    total = counts.sum(0)
-    return Score(mean=float(shares(total)), low=float(low), high=float(high), num=int(total[:, 1].sum()))
 
 
 def _classes(caption: str) -> list[str | None]:

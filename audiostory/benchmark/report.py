@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from audiostory.benchmark.soundworld import Confusion, Score
+from audiostory.benchmark.intervals import Score
+from audiostory.benchmark.soundworld import Confusion
 
 Columns = Mapping[str, Mapping[str, Score]]  # system -> measure -> score
 

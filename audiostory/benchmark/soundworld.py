@@ -8,27 +8,18 @@ wrong. No torch here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
+from audiostory.benchmark.intervals import Score, bootstrap
 from audiostory.benchmark.items import PITCHLESS, Heard, ToldStory, TrueEvent, TrueStory
 from audiostory.soundworld.stories import class_in_text
 
 LENGTH_TOLERANCE = 0.1  # seconds
 Answers = Sequence[Sequence[Heard]]  # answers[i][k]: what was heard in the k-th clip of the i-th story
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """A mean over `num` values with its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-    num: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +30,6 @@ class Confusion:
     num: int
     right: int
     mistaken_for: Mapping[str, int]
-
-
-def bootstrap(stories: Iterable[Sequence[float]], seed: int = 0, rounds: int = 2000) -> Score:
-    """The mean of all values; `stories` gives those of one story together, and whole stories are resampled, because the
-    events of a story share their fate. NaN, not a lucky number, when there are none."""
-    groups = [values for values in stories if len(values)]
-    if not groups:
-        return Score(mean=float("nan"), low=float("nan"), high=float("nan"), num=0)
-    sums = np.array([sum(values) for values in groups], dtype=np.float64)
-    counts = np.array([len(values) for values in groups])
-    picks = np.random.default_rng(seed).integers(0, len(groups), (rounds, len(groups)))
-    low, high = np.percentile(sums[picks].sum(1) / counts[picks].sum(1), [2.5, 97.5])
-    return Score(mean=float(sums.sum() / counts.sum()), low=float(low), high=float(high), num=int(counts.sum()))
 
 
 def score_plans(truths: Sequence[TrueStory], told: Sequence[ToldStory]) -> dict[str, Score]:

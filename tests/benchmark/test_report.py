@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from audiostory.benchmark.intervals import Score, bootstrap
 from audiostory.benchmark.report import Report, markdown, table, write
-from audiostory.benchmark.soundworld import Confusion, Score, bootstrap
+from audiostory.benchmark.soundworld import Confusion
 
 GOOD, POOR, NOTHING = bootstrap([[1.0], [1.0]]), bootstrap([[0.0], [0.0]]), bootstrap([])
 REPORT = Report(

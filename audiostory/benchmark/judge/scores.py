@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from audiostory.benchmark.intervals import Score, bootstrap
 from audiostory.benchmark.judge.calls import Call
 from audiostory.benchmark.judge.prompts import AXES, RUBRIC
-from audiostory.benchmark.soundworld import Score, bootstrap
 
 Rows = Mapping[str, Mapping[str, Any]]  # the journal's
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from audiostory.benchmark.soundworld import Score, bootstrap
+from audiostory.benchmark.intervals import Score, bootstrap
 
 EPS = 1e-6
 

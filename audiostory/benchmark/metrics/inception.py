@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Shaped
 
-from audiostory.benchmark.soundworld import Score, bootstrap
+from audiostory.benchmark.intervals import Score, bootstrap
 
 SPLITS, SEED = 10, 2020
 

@@ -40,11 +40,11 @@ def test_the_files_hold_the_recipe_of_the_paper():
 
 
 def test_a_small_model_brings_its_own_recipe_and_the_command_line_wins():
-    assert composed("stage=stage1", "model=mini").stage.steps == 800
+    assert composed("stage=stage1", "model=mini").stage.steps == 4000
     assert composed("stage=stage1", "model=tiny").stage.steps == 44000
     assert composed("stage=stage1", "model=mini", "stage.steps=7").stage.steps == 7
     rested = composed("stage=stage1", "model=mini", "~stage.parts.dit").stage
-    assert set(rested.parts) == {"planner", "bridge"}
+    assert set(rested.parts) == {"planner", "bridge", "residual"}
 
 
 def test_every_default_can_be_overridden_without_a_plus():

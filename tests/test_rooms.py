@@ -25,13 +25,19 @@ ARROWS: dict[str, set[str]] = {
     "pipeline": {"story", "model", "sound", "weights", "timeline", "story_audio"},
     "parity": {"story", "model", "sound", "weights", "timeline", "pipeline"},
     "story_files": {"pipeline", "sound", "picture"},
-    "as10k": {"story", "sound"},
-    "benchmark": {"story", "sound", "soundworld"},  # the sound world knows the truth that stories are scored against
+    "model_answers": set(),
+    "as10k": {"story", "sound", "model_answers"},
+    "benchmark": {
+        "story",
+        "sound",
+        "soundworld",
+        "model_answers",
+    },  # the sound world knows the truth that stories are scored against
 }
 COMMANDS = {"train", "evaluate", "scripts"}
 WITHOUT_TORCH = [
     *("sound.py", "timeline.py", "story_audio.py", "story", "soundworld", "dataset/manifest.py", "training/stages.py"),
-    *("as10k", "benchmark/judge", "benchmark/metrics"),
+    *("model_answers.py", "as10k", "benchmark/judge", "benchmark/metrics"),
     *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening", "lines", "tasks")),
     *("benchmark/recorded.py", "benchmark/intervals.py"),
     *(f"benchmark/embedders/{name}.py" for name in ("cache", "embedding", "recordings")),

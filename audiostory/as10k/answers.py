@@ -6,13 +6,12 @@ reason that is sent back to the model, and, after the second try, the reason for
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from audiostory.as10k.ledger import Dropped
+from audiostory.model_answers import AnswerError, shown
 from audiostory.story import SPECIAL_TOKENS
 
 Ask = Callable[[str, Path | None], str]
@@ -23,9 +22,7 @@ next run. Any other OSError or ValueError ends the run.
 """
 
 T = TypeVar("T")
-MAX_ANSWER = 200_000  # characters
-MAX_TEXT = 400  # of one text in an answer
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
+MAX_TEXT = 400  # characters of one text in an answer
 
 
 def ask_twice(ask: Ask, prompt: str, media: Path | None, read: Callable[[str], T], what: str) -> T:
@@ -40,38 +37,10 @@ def ask_twice(ask: Ask, prompt: str, media: Path | None, read: Callable[[str], T
         raise Dropped(f"{what} not usable", str(error)) from error
 
 
-class AnswerError(ValueError):
-    """An answer that is not what was asked for; the message says why."""
-
-
-def json_object(answer: str, keys: Sequence[str]) -> dict[str, Any]:
-    """The one object that an answer holds, with exactly these keys; a fence of code around it is taken off."""
-    if len(answer) > MAX_ANSWER:
-        raise AnswerError(f"it is {len(answer)} characters long, at most {MAX_ANSWER} are read")
-    text = answer.strip()
-    if fenced := _FENCE.fullmatch(text):
-        text = fenced[1]
-    try:
-        data = json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
-    except AnswerError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise AnswerError(f"it is no JSON ({str(error)[:80]})") from error
-    return with_keys(data, keys, "the answer")
-
-
-def with_keys(data: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise AnswerError(f"{where} must be a JSON object, not {_shown(data)}")
-    if set(data) != set(keys):
-        raise AnswerError(f"{where} must have the keys {', '.join(keys)}, not {_shown(', '.join(sorted(data)))}")
-    return data
-
-
 def items(data: Mapping[str, Any], key: str, *, most: int) -> list[Any]:
     value = data[key]
     if not isinstance(value, list):
-        raise AnswerError(f"{key} must be a list, not {_shown(value)}")
+        raise AnswerError(f"{key} must be a list, not {shown(value)}")
     if len(value) > most:
         raise AnswerError(f"{key} has {len(value)} entries, at most {most} are allowed")
     return value
@@ -81,7 +50,7 @@ def line(data: Mapping[str, Any], key: str, where: str, *, words: int | None = N
     """One line of text without space around it, of at most so many words: what a script can hold (story.prompts)."""
     value = data[key]
     if not isinstance(value, str):
-        raise AnswerError(f"{where}: {key} must be text, not {_shown(value)}")
+        raise AnswerError(f"{where}: {key} must be text, not {shown(value)}")
     text = " ".join(value.split())
     if not text and not empty:
         raise AnswerError(f"{where}: {key} is empty")
@@ -100,21 +69,5 @@ def seconds(data: Mapping[str, Any], key: str, where: str) -> float:
     value = data[key]
     # Compared before it is made a float: a whole number of JSON may be too large for one.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
-        raise AnswerError(f"{where}: {key} must be a number of seconds, not {_shown(value)}")
+        raise AnswerError(f"{where}: {key} must be a number of seconds, not {shown(value)}")
     return round(float(value), 2)
-
-
-def _refuse(constant: str) -> Any:
-    raise AnswerError(f"it holds {constant}, which is no JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        raise AnswerError("it names a key twice in one object")
-    return data
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

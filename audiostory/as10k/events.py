@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from audiostory.as10k.answers import AnswerError, Ask, ask_twice, items, json_object, line, seconds, with_keys
+from audiostory.as10k.answers import Ask, ask_twice, items, line, seconds
 from audiostory.as10k.ledger import Dropped
 from audiostory.as10k.settings import EventSettings
+from audiostory.model_answers import AnswerError, json_object, with_keys
 
 LISTS = ("main_events", "sound_effects", "music")
 KEYS = ("start", "end", "type", "sound", "visual")

@@ -7,10 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audiostory.as10k.answers import AnswerError, Ask, ask_twice, items, json_object, line, with_keys
+from audiostory.as10k.answers import Ask, ask_twice, items, line
 from audiostory.as10k.events import Annotation
 from audiostory.as10k.settings import StorySettings
 from audiostory.as10k.tiling import Tile, behind, caption
+from audiostory.model_answers import AnswerError, json_object, with_keys
 from audiostory.story import Event, Storyline
 
 CAPTION_PROMPT = """\

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from as10k.small_videos import Describer, entry
 
-from audiostory.as10k.answers import AnswerError, ask_twice
+from audiostory.as10k.answers import ask_twice
 from audiostory.as10k.events import Annotation, annotate, check_story, from_json, read, to_json
 from audiostory.as10k.ledger import Dropped
 from audiostory.as10k.settings import EventSettings
+from audiostory.model_answers import AnswerError
 
 SETTINGS = EventSettings()
 
@@ -32,7 +33,7 @@ def test_a_fence_of_code_is_taken_off():
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ("I hear a dog.", "no JSON"),
+        ("I hear a dog.", "not one JSON object"),
         ("[]", "must be a JSON object"),
         ('{"main_events": []}', "must have the keys"),
         (said(extra=[]), "must have the keys"),
@@ -58,7 +59,7 @@ def test_a_fence_of_code_is_taken_off():
         (said(entry(0, 1, "bark \ud800")), "cannot be printed"),
         (said(entry(0, 1, "bark \u202e")), "cannot be printed"),
         (said(*[entry(0, 1)] * 65), "65 entries, at most 64"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "not one JSON object"),
         (" " * 200_001, "characters long"),
     ],
 )
@@ -74,7 +75,7 @@ def test_a_bad_answer_is_asked_for_once_more_with_the_reason(tmp_path):
     assert len(annotate(model, media, 4.0, SETTINGS, sees=True).main_events) == 2
     (first, _), (second, heard) = model.asked
     assert second.startswith(first)
-    assert "could not be used: it is no JSON" in second
+    assert "could not be used: it is not one JSON object" in second
     assert heard == media
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
-from audiostory.benchmark.judge.answers import BadAnswerError
 from audiostory.benchmark.judge.backend import Backend, BusyError, RefusedError, UnusableError
 from audiostory.benchmark.judge.calls import Call
 from audiostory.benchmark.judge.journal import Journal
 from audiostory.benchmark.judge.prompts import ASK_AGAIN
+from audiostory.model_answers import AnswerError
 
 FAILURES_IN_A_ROW = 10  # then something is wrong with all of them, such as a quota that is used up
 
@@ -93,11 +93,11 @@ class Sender:
         """The answer, asked for once more when its form is wrong."""
         try:
             return call.read(self._send(call.prompt, call.audio))
-        except BadAnswerError as problem:
+        except AnswerError as problem:
             self._count("asked again for the form")
             try:
                 return call.read(self._send(call.prompt + ASK_AGAIN.format(problem=problem), call.audio))
-            except BadAnswerError as again:
+            except AnswerError as again:
                 raise FailedError(f"two answers could not be used: {problem}; then {again}") from again
 
     def _send(self, prompt: str, audio: Path | None) -> str:

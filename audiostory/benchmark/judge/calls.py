@@ -51,7 +51,7 @@ class Call:
     expected: tuple[str, ...] = ()
 
     def read(self, text: str) -> dict[str, Any]:
-        """The journal's row for this answer. BadAnswerError when it is not in the form that was asked for."""
+        """The journal's row for this answer. AnswerError when it is not in the form that was asked for."""
         row: dict[str, Any] = {"key": self.key, "story": self.story, "axis": self.axis, "call": self.number}
         if self.axis == DRAWN:
             return {**row, "items": answers.read_items(text)}

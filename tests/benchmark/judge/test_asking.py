@@ -128,9 +128,9 @@ def test_a_bad_form_is_asked_for_once_more_with_what_was_wrong():
     backend = Script(["no idea", GOOD])
     one = sender(backend, clock)
     assert one.answer(call())["items"] == ["Is it raining?"]
-    assert backend.asked[1].startswith("ask a\n\nAn earlier answer could not be used: it is not one JSON object.")
+    assert backend.asked[1].startswith("ask a\n\nAn earlier answer could not be used: it is not one JSON object (")
     assert one.tally == {"requests": 2, "asked again for the form": 1}
-    with pytest.raises(FailedError, match=r"two answers could not be used: it is not .*; then the answer should have"):
+    with pytest.raises(FailedError, match=r"two answers could not be used: it is not .*; then the answer must have"):
         sender(Script(["no idea", '{"item": 3}']), clock).answer(call())
 
 

@@ -6,7 +6,6 @@ story of the wrong length, more gently.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from audiostory.disk import replacing
 
 _FORMATS = {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 
@@ -89,13 +90,8 @@ def write(path: str | Path, waveform: Waveform) -> None:
     if not np.isfinite(waveform.samples).all():
         raise ValueError(f"cannot write {path}: the waveform holds samples that are not numbers")
     container, encoding = _FORMATS[path.suffix.lower()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as unfinished:
         soundfile.write(unfinished, waveform.samples.T, waveform.sample_rate, encoding, format=container)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def resample(waveform: Waveform, sample_rate: int) -> Waveform:

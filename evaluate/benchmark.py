@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import platform
 import sys
 import time
@@ -39,6 +38,8 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
+
+from audiostory.disk import sha256, write_text
 
 if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of the pen are answered at once
     from audiostory.benchmark.ear import Ear
@@ -123,15 +124,15 @@ def measure(options: argparse.Namespace) -> None:
         began = time.perf_counter()
         facts: dict[str, Any] = {
             "versions": _versions(),
-            "manifest": {"file": str(task.manifest), "sha256": _sha256(task.manifest), **task.counts},
+            "manifest": {"file": str(task.manifest), "sha256": sha256(task.manifest), **task.counts},
         }
         if task.train:
-            facts["training"] = {"file": str(task.train), "sha256": _sha256(task.train)}
+            facts["training"] = {"file": str(task.train), "sha256": sha256(task.train)}
         if isinstance(task, QuestionTask):
             page = _questions_page(task, output)
         else:
             page = _stories_page(task, output, ear)
-            facts["ear"] = {"sha256": _sha256(options.ear / "ear.safetensors"), **ear_facts}
+            facts["ear"] = {"sha256": sha256(options.ear / "ear.safetensors"), **ear_facts}
         facts |= {
             "model": {"name": name, **output.settings} if output.settings else None,
             **page.facts,
@@ -213,7 +214,7 @@ class Output:
                 f"{task.manifest} has recordings to listen to, which the model in {model.folder} cannot: it has no "
                 f"{' and no '.join(model.lacking)}; give one that learnt from recordings as --model_path"
             )
-        self.settings = {"model_sha256": model.sha256, "manifest_sha256": _sha256(task.manifest)}
+        self.settings = {"model_sha256": model.sha256, "manifest_sha256": sha256(task.manifest)}
         if task.name != "questions":  # an answer is words alone
             self.settings |= {"seed": model.seed, "steps": model.steps, "guidance": model.guidance}
         self._check_settings()
@@ -226,7 +227,7 @@ class Output:
     def keep_settings(self) -> None:
         """Called before anything is written: what stands in the folder was made with these settings."""
         if not (self.folder / SETTINGS).exists():
-            _write_json(self.folder / SETTINGS, self.settings)
+            write_text(self.folder / SETTINGS, json.dumps(self.settings, indent=1) + "\n")
 
     def _check_settings(self) -> None:
         file = self.folder / SETTINGS
@@ -333,7 +334,8 @@ def _told(output: Output, truths: Sequence[TrueStory], system: str) -> list[Told
                 story = output.model.tell(truth, system)
             except StoryError as error:
                 output.keep_settings()
-                _write_json(folder / FAILURE, {"instruction": truth.instruction.text, "reason": str(error)})
+                content = {"instruction": truth.instruction.text, "reason": str(error)}
+                write_text(folder / FAILURE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
             else:
                 output.keep_settings()
                 record = {
@@ -520,24 +522,8 @@ def _fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     files = [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json")]
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
-        digest.update(f"{path.relative_to(folder).as_posix()} {_sha256(path)}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return digest.hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while chunk := content.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """The file appears with all its content or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, file)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ corpus always gives the same files.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections import Counter
@@ -20,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from audiostory.disk import write_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -170,10 +171,7 @@ def word_report(tokenizer: Tokenizer, texts: Sequence[str]) -> str:
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, tokenizer.to_str(pretty=True))
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def tell(plan: Plan, built: Built) -> None:
 
 
 def _summary(plan: Plan, built: Built) -> Path:
-    from audiostory.as10k.ledger import write_whole
+    from audiostory.disk import write_text
 
     models = {"annotator": plan.annotator, "writer": plan.writer}
     variants = {
@@ -163,7 +163,7 @@ def _summary(plan: Plan, built: Built) -> Path:
     }
     file = plan.output / SUMMARY
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(content, indent=1) + "\n")
+    write_text(file, json.dumps(content, indent=1) + "\n")
     return file
 
 

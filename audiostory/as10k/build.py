@@ -15,7 +15,7 @@ from typing import Any
 from audiostory.as10k import clips, events, rows, shots, stories, tiling, videos
 from audiostory.as10k.answers import Ask
 from audiostory.as10k.events import Annotation
-from audiostory.as10k.ledger import Dropped, Entry, Ledger, digest, sizes, write_whole
+from audiostory.as10k.ledger import Dropped, Entry, Ledger, digest, sizes
 from audiostory.as10k.settings import ClipSettings, EventSettings, RowSettings, Settings, StorySettings, VideoSettings
 from audiostory.as10k.shots import Span
 from audiostory.as10k.similarity import Likeness
@@ -23,6 +23,7 @@ from audiostory.as10k.stories import Point
 from audiostory.as10k.tiling import Tile
 from audiostory.as10k.videos import Source
 from audiostory.as10k.work import Count, Job, Make, Outcome, Workers, do
+from audiostory.disk import write_text
 from audiostory.story import Storyline
 
 STEPS = ("videos", "shots", "clips", "events", "stories", "rows")
@@ -108,8 +109,7 @@ def write_manifests(output: Path, made: Mapping[str, list[dict[str, Any]]]) -> l
         if not made.get(split):
             file.unlink(missing_ok=True)
             continue
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, "".join(json.dumps(row) + "\n" for row in made[split]))
+        write_text(file, "".join(json.dumps(row) + "\n" for row in made[split]))
         written.append(file)
     return written
 

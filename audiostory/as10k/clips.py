@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from audiostory.as10k.ledger import Dropped
 from audiostory.as10k.rows import clip_seconds, opening_events
 from audiostory.as10k.settings import ClipSettings, RowSettings, VideoSettings
 from audiostory.as10k.shots import Span
+from audiostory.disk import replacing
 from audiostory.sound import Waveform
 from audiostory.story import Storyline
 
@@ -80,9 +80,5 @@ def _opening(storyline: Storyline, settings: RowSettings) -> Sequence[tuple[str,
 
 
 def _copy(file: Path, to: Path) -> None:
-    unfinished = to.with_name(f".{to.name}.{os.getpid()}.part")
-    try:
+    with replacing(to) as unfinished:
         unfinished.write_bytes(file.read_bytes())
-        os.replace(unfinished, to)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,16 +88,6 @@ def digest(*parts: object) -> str:
 def sizes(folder: Path, *files: Path) -> dict[str, int]:
     """What an entry tells about its files."""
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-
-
-def write_whole(file: Path, text: str) -> None:
-    """The file appears with all of its text or stays as it was."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _size(file: Path) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 
 from audiostory.as10k.ledger import Dropped
 from audiostory.as10k.settings import VideoSettings
+from audiostory.disk import replacing, sha256
 from audiostory.sound import Waveform, resample
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def probe(path: Path, settings: VideoSettings) -> dict[str, Any]:
         for stream in (video, audio):
             if next(container.decode(stream), None) is None:
                 raise Dropped("damaged", f"no frame of its {stream.type} can be decoded")
-    return {**facts, "sha256": _sha256(path)}
+    return {**facts, "sha256": sha256(path)}
 
 
 def pictures(
@@ -184,10 +185,8 @@ def write_clip(
     import av
     from av.video.reformatter import VideoReformatter
 
-    to.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = to.with_name(f".{to.name}.{os.getpid()}.part")
     try:
-        with av.open(str(unfinished), "w", format="mp4") as container:
+        with replacing(to) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
             codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
             video: Any = container.add_stream(codec, rate=frame_rate)
             audio: Any = container.add_stream("aac", rate=sound.sample_rate)
@@ -212,11 +211,8 @@ def write_clip(
             samples.sample_rate, samples.pts, samples.time_base = sound.sample_rate, 0, Fraction(1, sound.sample_rate)
             container.mux(audio.encode(samples))
             container.mux([*video.encode(), *audio.encode()])
-        os.replace(unfinished, to)
     except av.FFmpegError as error:
         raise OSError(f"cannot write {to}: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def stills(path: Path, settings: VideoSettings, *, every: float) -> list[tuple[float, bytes]]:
@@ -306,11 +302,3 @@ def _fitting(width: int, height: int, side: int) -> tuple[int, int]:
     """Even numbers, as codecs want them, the longer one at most `side`."""
     scale = min(1.0, side / max(width, height))
     return max(16, round(width * scale / 2) * 2), max(16, round(height * scale / 2) * 2)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

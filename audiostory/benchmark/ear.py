@@ -8,7 +8,6 @@ silence to it. Hiss, mixed into what it learns from, keeps it from leaning on fa
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -24,6 +23,7 @@ from tqdm.auto import tqdm
 
 from audiostory import sound
 from audiostory.benchmark.items import PITCHLESS, Heard, TrueEvent
+from audiostory.disk import write_text
 
 SAMPLE_RATE = 16_000
 N_FFT, HOP, NUM_MELS = 1024, 320, 64  # 50 frames per second
@@ -94,10 +94,7 @@ class Ear(nn.Module):
         weights, page = folder / "ear.safetensors", folder / "ear.json"
         page.unlink(missing_ok=True)  # the page comes last: with it an ear is whole
         save_file(self.state_dict(), weights)
-        unfinished = folder / "ear.json.unfinished"
-        content = {"labels": self.labels, **facts}
-        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, page)
+        write_text(page, json.dumps({"labels": self.labels, **facts}, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> tuple[Ear, dict[str, Any]]:

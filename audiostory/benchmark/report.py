@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from audiostory.benchmark.intervals import Score
 from audiostory.benchmark.soundworld import Confusion
+from audiostory.disk import write_text
 
 Columns = Mapping[str, Mapping[str, Score]]  # system -> measure -> score
 
@@ -86,7 +86,6 @@ def table(columns: Columns) -> str:
 
 def write(folder: Path, report: Report) -> None:
     """Writes `report.md` and `report.json`, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "title": report.title,
         "scores": {system: {name: asdict(score) for name, score in c.items()} for system, c in report.columns.items()},
@@ -97,9 +96,7 @@ def write(folder: Path, report: Report) -> None:
     }
     pages = {"report.md": markdown(report), "report.json": json.dumps(_without_nan(content), indent=1) + "\n"}
     for name, text in pages.items():
-        unfinished = folder / f".{name}.unfinished"
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, folder / name)
+        write_text(folder / name, text)
 
 
 def _cell(score: Score | None) -> str:

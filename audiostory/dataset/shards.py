@@ -32,6 +32,7 @@ from audiostory.dataset import manifest
 from audiostory.dataset.manifest import Row
 from audiostory.dataset.rows import DamagedSampleError, Lengths
 from audiostory.dataset.store import AGAIN, INDEX, Made, StoreError, caption_key, read_index
+from audiostory.disk import write_text
 from audiostory.story.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -303,9 +304,7 @@ class ShardSet(Made):
 
 
 def _write_index(path: Path, index: Mapping[str, Any]) -> None:
-    aside = path.with_name(f".{path.stem}.json.part")
-    aside.write_text(json.dumps(index) + "\n", encoding="utf-8")
-    aside.replace(index_path(path))
+    write_text(index_path(path), json.dumps(index) + "\n")
 
 
 def _packed(name: str, contents: Sequence[bytes]) -> bytes:

@@ -17,13 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from uuid import uuid4
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from audiostory.disk import sha256, write_text
 
 INDEX = "index.json"
 MAX_HEADER_BYTES = 100_000_000  # as the format has it
@@ -52,7 +53,7 @@ def fingerprint(folder: str | Path) -> str:
         )
     digest = hashlib.sha256()
     for path in files:
-        digest.update(_sha256(path))
+        digest.update(bytes.fromhex(sha256(path)))
     return digest.hexdigest()[:16]
 
 
@@ -131,9 +132,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:
-    aside = folder / f".{INDEX}.{uuid4().hex}.part"  # several processes may come to write it
-    aside.write_text(json.dumps(dict(index), indent=2) + "\n", encoding="utf-8")
-    aside.replace(folder / INDEX)
+    write_text(folder / INDEX, json.dumps(dict(index), indent=2) + "\n")
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -266,11 +265,3 @@ def half(tensor: Tensor) -> Tensor:
 
 
 AGAIN = "run scripts/encode_latents.py again, it makes anew what is missing or damaged"
-
-
-def _sha256(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from audiostory.disk import replacing, write_text
 from audiostory.soundworld.continuations import Continuation, make_continuation
 from audiostory.soundworld.questions import MAX_QUESTIONS, Quiz, make_quiz
 from audiostory.soundworld.sounds import CLASSES, SAMPLE_RATE, Cast, Sound, render
@@ -129,7 +129,8 @@ def write_corpus(
     for num_rows in _write_parts(folder, corpus, missing, workers):
         on_rows(num_rows)
     content = b"".join(_part_file(folder, seeds).read_bytes() for seeds in corpus.parts())
-    _write_whole(folder / "manifest.jsonl", content)
+    with replacing(folder / "manifest.jsonl") as unfinished:
+        unfinished.write_bytes(content)
     _write_claim(folder, corpus, manifest_sha256=hashlib.sha256(content).hexdigest())
     shutil.rmtree(folder / "parts")
     return _summary(folder, num_written=num_missing * corpus.rows_per_seed)
@@ -269,7 +270,7 @@ def _claim(folder: Path, corpus: Corpus) -> bool:
 
 def _write_claim(folder: Path, corpus: Corpus, *, manifest_sha256: str | None) -> None:
     claim = {**corpus.claim(), "world": _world(corpus), "manifest_sha256": manifest_sha256}
-    _write_whole(folder / "corpus.json", (json.dumps(claim) + "\n").encode())
+    write_text(folder / "corpus.json", json.dumps(claim) + "\n")
 
 
 def _world(corpus: Corpus) -> dict:
@@ -316,7 +317,7 @@ def _write_part(folder: Path, corpus: Corpus, seeds: range) -> int:
             for name, which in recordings.items():
                 _write_audio(folder / name, [rendered[index] for index in which])
         lines += [json.dumps(row) + "\n" for row in rows]
-    _write_whole(_part_file(folder, seeds), "".join(lines).encode())
+    write_text(_part_file(folder, seeds), "".join(lines))
     return len(seeds)
 
 
@@ -360,13 +361,6 @@ def _write_audio(path: Path, clips: list[np.ndarray]) -> None:
 
 def _part_file(folder: Path, seeds: range) -> Path:
     return folder / "parts" / f"{seeds.start:08d}.jsonl"
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """The file appears with all its content or not at all."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
 
 
 def _summary(folder: Path, *, num_written: int) -> Summary:

@@ -20,6 +20,7 @@ from torch import nn
 from audiostory.dataset.mixture import Mixture, Source, seed_of
 from audiostory.dataset.recordings import Recordings
 from audiostory.dataset.sources import Clips, Crops, Stories
+from audiostory.disk import write_text
 from audiostory.model.audiostory import REASON_PARTS, AudioStory, TextToAudio
 from audiostory.model.hearing import Hearing
 from audiostory.model.inputs import Losses
@@ -68,9 +69,7 @@ class Run:
         """Trains, or goes on; whether the stage came to its end."""
         output, stage, main = Path(self.config.output), self.config.stage, self.training.engine.main
         if main:
-            aside = output / f".{RUN_FILE}.part"
-            aside.write_text(json.dumps({**self.about, "config": self.composed}, indent=2) + "\n", encoding="utf-8")
-            aside.replace(output / RUN_FILE)
+            write_text(output / RUN_FILE, json.dumps({**self.about, "config": self.composed}, indent=2) + "\n")
         return self.training.run(
             output,
             journal=lambda step: Journal(

@@ -21,9 +21,9 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
+from audiostory.disk import sha256
 from audiostory.training.engine import Engine
 from audiostory.training.optim import Averages, Optimizers
-from audiostory.weights.files import sha256
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from audiostory.dataset.rows import Lengths
 from audiostory.dataset.sample import read_samples
 from audiostory.dataset.shards import ShardSet
 from audiostory.dataset.store import INDEX, Store, read_index
+from audiostory.disk import sha256
 from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
 from audiostory.model.listener import ListenerProjector
 from audiostory.training import config
 from audiostory.training.config import RunConfig
-from audiostory.weights.files import sha256
 
 MOST_LATENT_ERROR = 0.05  # mean, in standard deviations, between stored latents and the codec's own
 TARGETS = {  # what losses of stories compare with: by what a store tells that it has it, its name, the option for it

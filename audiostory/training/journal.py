@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from audiostory.disk import write_text
 from audiostory.training.config import Logger
 
 MOST_EXAMPLES = 16  # of a listening, that tensorboard or wandb are sent
@@ -142,6 +143,4 @@ def _escaped(text: str) -> str:
 
 def _truncate(path: Path, step: int) -> None:
     kept = [line for line in read(path) if line["step"] <= step]
-    aside = path.with_suffix(".part")
-    aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

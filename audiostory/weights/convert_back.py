@@ -17,6 +17,7 @@ import yaml
 from torch import Tensor
 from transformers import Qwen2Config, T5Config
 
+from audiostory.disk import sha256
 from audiostory.model.planner import LORA_LEARNT_WHOLE, LORA_TARGETS, LoraSettings
 from audiostory.story import Vocabulary
 from audiostory.story.vocabulary import SPECIAL_TOKENS
@@ -54,7 +55,7 @@ def to_released(folder: Path, output: Path, *, progress: bool = True) -> Back:
             writing.write_checksum(weights, writing.save_pickled(_released_tensors(sources), weights, bar))
             weights = flux_folder / tangoflux.VAE_ONLY_FILE
             writing.save(_renamed(sources, tangoflux.VAE), weights, bar)
-            writing.write_checksum(weights, files.sha256(weights))
+            writing.write_checksum(weights, sha256(weights))
     reports = {str(folder / name): source.report for name, source in sources.items()}
     return Back(reports=reports, language_model=said.language_model, text_encoder=said.text_encoder_name)
 

@@ -6,7 +6,6 @@ for whatever is missing, damaged, too large or not what it should be.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -22,6 +21,8 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+
+from audiostory.disk import sha256
 
 CHECKSUMS = "SHA256SUMS"  # what `sha256sum *` prints
 LARGEST_CONFIG = 1 << 20  # bytes; configurations have a few thousand
@@ -150,20 +151,10 @@ def verify_checksums(folder: Path, progress: bool = True) -> None:
         disable=not progress,
     ) as bar:
         for path, digest in expected.items():
-            if sha256(path, bar) != digest:
+            if sha256(path, bar.update) != digest:
                 raise ValueError(
                     f"{path} is not the file that {CHECKSUMS} describes: it was changed or damaged; copy it again"
                 )
-
-
-def sha256(path: Path, bar: tqdm | None = None) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-            if bar is not None:
-                bar.update(len(piece))
-    return digest.hexdigest()
 
 
 def inside(folder: Path, name: object, source: str) -> Path:

@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from audiostory.disk import sha256
 from audiostory.model import tiny
 from audiostory.weights import build, files, huggingface, ours, released, tangoflux
 from audiostory.weights.keymap import KeyMap
@@ -286,7 +287,7 @@ def test_a_git_lfs_pointer_says_what_to_run(tmp_path, name, message):
 
 
 def checksums(folder: Path, *paths: Path) -> None:
-    (folder / files.CHECKSUMS).write_text("".join(f"{files.sha256(path)}  {path.name}\n" for path in paths))
+    (folder / files.CHECKSUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in paths))
 
 
 def test_a_flipped_byte_is_seen_where_checksums_are_given(checkpoint):
@@ -308,7 +309,7 @@ def test_checksums_are_read_as_sha256sum_prints_them(tmp_path, name):
     path = tmp_path / "pytorch_model.bin"
     torch.save(TENSORS, path)
     own = f"{'0' * 64}  {files.CHECKSUMS}\n"  # which cannot be known, and is listed when the command is run again
-    (tmp_path / files.CHECKSUMS).write_text(f"{own}{files.sha256(path)} {name.format(path.name)}\n")
+    (tmp_path / files.CHECKSUMS).write_text(f"{own}{sha256(path)} {name.format(path.name)}\n")
     assert set(files.open_weights(tmp_path, [path.name], progress=False)) == {"a", "b"}
     (tmp_path / files.CHECKSUMS).write_text(f"{'0' * 64} {name.format(path.name)}\n")
     with refused("is not the file that SHA256SUMS describes", path):
@@ -326,7 +327,7 @@ def test_configurations_are_compared_with_the_checksums_too(checkpoint):
 def test_a_file_that_the_checksums_list_and_the_folder_lacks_is_named(tmp_path):
     path = tmp_path / "pytorch_model.bin"
     torch.save(TENSORS, path)
-    (tmp_path / files.CHECKSUMS).write_text(f"{files.sha256(path)}  {path.name}\n{'0' * 64}  config.yaml\n")
+    (tmp_path / files.CHECKSUMS).write_text(f"{sha256(path)}  {path.name}\n{'0' * 64}  config.yaml\n")
     with refused("lacks 'config.yaml', which SHA256SUMS lists", tmp_path):
         files.open_weights(tmp_path, [path.name], progress=False)
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from audiostory.disk import replacing
 
 
 class DamagedError(ValueError):
@@ -61,25 +61,11 @@ class Cache:
     def write(self, recording: str, arrays: Mapping[str, np.ndarray]) -> None:
         """The file appears whole or not at all; several processes may write the same one."""
         path = self.path(recording)
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         sums = {name: _checksum(array) for name, array in rows.items()}
         about = {"recording": recording, "key": self.key, "facts": dict(self.facts), "crc32": sums}
-        unfinished = path.with_name(f".{path.name}.{uuid4().hex}.part")
-        try:
+        with replacing(path) as unfinished:
             save_file(rows, unfinished, metadata={"about": json.dumps(about)})
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _checksum(array: np.ndarray) -> int:

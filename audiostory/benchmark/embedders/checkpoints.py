@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from audiostory.benchmark.embedders.cache import sha256
+from audiostory.disk import sha256
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,9 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from audiostory import sound
-from audiostory.benchmark.embedders.cache import Cache, DamagedError, sha256
+from audiostory.benchmark.embedders.cache import Cache, DamagedError
 from audiostory.benchmark.embedders.recordings import RESAMPLER, Preparation, prepare
+from audiostory.disk import sha256
 
 BATCH_SECONDS = 60.0
 NAMED = 5  # of many files in a note

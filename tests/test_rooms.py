@@ -37,7 +37,7 @@ WITHOUT_TORCH = [
     *("sound.py", "timeline.py", "story_audio.py", "story", "soundworld", "dataset/manifest.py", "training/stages.py"),
     *("disk.py", "model_answers.py", "as10k", "benchmark/judge", "benchmark/metrics"),
     *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening", "lines", "tasks")),
-    *("benchmark/recorded.py", "benchmark/intervals.py"),
+    *("benchmark/recorded.py", "benchmark/intervals.py", "benchmark/paper.py"),
     *(f"benchmark/embedders/{name}.py" for name in ("cache", "embedding", "recordings")),
 ]
 

@@ -203,11 +203,14 @@ def test_items_can_share_a_question(run, server, tmp_path):
     assert means(report(tmp_path))["rubric satisfaction"] == 1
 
 
-def test_a_story_that_was_not_told_is_named(run, told, tmp_path, capsys):
+def test_a_story_that_was_not_told_is_named_and_counts_nothing(run, told, tmp_path, capsys):
     (told / "story-1" / "failure.json").write_text("{}")
     assert run("--axes", "coherence") == 0
     assert "1 stories could not be told by their system (story-1)" in capsys.readouterr().out
-    assert report(tmp_path)["scores"]["judged"]["coherence"]["num"] == 2
+    score = report(tmp_path)["scores"]["judged"]["coherence"]
+    whole = report(tmp_path)["scores"]["judged"]["coherence: spread over calls"]
+    assert (score["num"], whole["num"]) == (3, 2)
+    assert score["low"] == 0.0
 
 
 def test_nothing_is_sent_before_somebody_agrees(options, server, capsys, monkeypatch):

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from audiostory.dataset.mixture import Mixture
 from audiostory.model.audiostory import AudioStory, gather
+from audiostory.model.bridge import Bridge
 from audiostory.model.inputs import StoryBatch
 from audiostory.model.planner import Written
 from audiostory.pipeline import AudioStoryPipeline
 from audiostory.story import Event, Instruction, Layout, Storyline, script
 from audiostory.training import builders, config
+from audiostory.training.stages import choose
 from audiostory.weights import ours
 
 ROOT = Path(__file__).parents[2]
@@ -551,3 +553,17 @@ def test_stories_at_once_start_from_stage_one_and_hear_questions_too(orders):
     assert set(built.run.config.stage.mixture) == {"stories", "continuations", "questions"}
     assert built.run.about["components"]["bridge"].endswith("stage1/export")
     assert set(built.losses(built.batch("questions"))) == {"text"}
+
+
+@pytest.mark.parametrize("ablation", sorted(CHANGES))
+def test_the_minis_own_parts_of_the_bridge_are_there_in_every_ablation(ablation):
+    """Its recipe names them apart (configs/recipe), so a pattern could come to match nothing."""
+    stages, _ = CHANGES[ablation]
+    for stage in set(stages) & {"stage1", "stage2", "stage3"}:
+        run = composed(f"stage={stage}", "model=mini", f"ablation=[{ablation}]")
+        sizes = {"num_semantic": run.model.num_semantic, "num_residual": run.model.num_residual}
+        names = [f"bridge.{name}" for name, _ in Bridge(**run.model.bridge, **sizes).named_parameters()]
+        parts = {name: part for name, part in run.stage.parts.items() if part.learns[:1] and "bridge" in part.learns[0]}
+        learnt = [name for part in choose(replace(run.stage, parts=parts), names).values() for name in part]
+        assert sorted(learnt) == (sorted(names) if parts else [])
+        assert bool(parts) == (ablation != "understanding_alone")

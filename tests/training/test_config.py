@@ -97,6 +97,6 @@ def test_null_takes_a_named_thing_out():
         "stage=stage3", "stage.losses.reason=null", "stage.parts.dit=null", "stage.mixture.continuations=null"
     )
     assert set(run.stage.losses) == {"semantic", "text", "flow"}
-    assert set(run.stage.parts) == {"planner", "bridge", "listener"}
+    assert set(run.stage.parts) == {"planner", "bridge", "residual", "listener"}
     assert "continuations" not in run.stage.mixture
     assert composed("stage=stage3", "model=tiny").model.dit["fixed_frames"] is None

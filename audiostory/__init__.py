@@ -17,6 +17,7 @@ The rooms, in the order a story walks through them:
     weights     checkpoints on disk: ours, and other people's
     parity      proof that the released weights give what the released system gives
     benchmark   scores stories on disk
+    as10k       stories from videos                                                            (no torch)
 """
 
 from importlib import import_module

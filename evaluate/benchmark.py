@@ -352,8 +352,8 @@ def _planned_after_silence(output: Output, truths: Sequence[TrueStory]) -> list[
     """What the model plans without hearing the openings, planned now if it was not before; nothing is rendered."""
     from tqdm.auto import tqdm
 
-    from audiostory.benchmark.lines import append_line, drop_unfinished
     from audiostory.benchmark.listening import read_plans
+    from audiostory.lines import append_line, drop_unfinished
     from audiostory.pipeline import StoryError
 
     file = output.folder / PLANS
@@ -380,8 +380,8 @@ def _answered(output: Output, questions: Sequence[Question], system: str) -> lis
     """The model's answers, given now if they were not before; the questions about a recording are asked together."""
     from tqdm.auto import tqdm
 
-    from audiostory.benchmark.lines import append_line, drop_unfinished
     from audiostory.benchmark.listening import read_any_answers
+    from audiostory.lines import append_line, drop_unfinished
 
     file = output.folder / ANSWERS[system]
     drop_unfinished(file)

@@ -29,15 +29,16 @@ from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from audiostory.as10k.settings import STEPS
 
 if TYPE_CHECKING:
     from audiostory.as10k.build import Built, Model, Plan
     from audiostory.as10k.work import Job, Make, Outcome
     from audiostory.benchmark.judge.asking import Sender
-    from audiostory.benchmark.judge.backend import Backend, Key
+    from audiostory.benchmark.judge.backend import Backend
 
-STEPS = ("videos", "shots", "clips", "events", "stories", "rows")
 KINDS = ("gemini", "openai", "local")
 SUMMARY = "summary.json"
 GEMINI_AS_OPENAI = "https://generativelanguage.googleapis.com/v1beta/openai"
@@ -162,7 +163,6 @@ def _summary(plan: Plan, built: Built) -> Path:
         "dropped": [entry for count in built.counts for entry in count.dropped],
     }
     file = plan.output / SUMMARY
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(content, indent=1) + "\n")
     return file
 
@@ -212,7 +212,7 @@ class Asked:
         from audiostory.benchmark.judge.backend import RefusedError, UnusableError
 
         try:
-            return self.open().answer(cast("Any", Question(prompt=prompt, audio=media)))["text"]
+            return self.open().answer(Question(prompt=prompt, audio=media))["text"]
         except UnusableError as error:
             raise ValueError(f"{self.kind}:{self.model} cannot be asked: {error}") from error
         except FailedError as error:
@@ -241,11 +241,11 @@ class Asked:
                 return gemini.Gemini(self.model, key, **how)
             if key is None:
                 raise ValueError(f"no key: set {' or '.join(gemini.KEY_VARIABLES)}")
-            return SeeingServer(self.model, key, base_url=GEMINI_AS_OPENAI, **how)
+            return openai_server.OpenAIServer(self.model, key, base_url=GEMINI_AS_OPENAI, perceive=shown, **how)
         key = Key.from_environment(*openai_server.KEY_VARIABLES)
         url = self.base_url or openai_server.DEFAULT_URL
-        plain = openai_server.OpenAIServer(self.model, key, base_url=url, **how)
-        return SeeingServer(self.model, key, base_url=plain.base_url, **how) if self.sees else plain
+        perceive = shown if self.sees else None
+        return openai_server.OpenAIServer(self.model, key, base_url=url, perceive=perceive, **how)
 
 
 class Question(NamedTuple):
@@ -258,52 +258,18 @@ class Question(NamedTuple):
         return {"text": text}
 
 
-class SeeingServer:
-    """A server with OpenAI's chat completions that is shown a video: a picture of each second, and the sound."""
-
-    name = "openai"
-
-    def __init__(self, model: str, key: Key | None, *, base_url: str, temperature: float, timeout: float):
-        from audiostory.benchmark.judge.backend import http_client
-
-        self.model, self.temperature, self.url = model, temperature, f"{base_url}/chat/completions"
-        self._key, self._client = key, http_client(timeout)
-
-    def ask(self, prompt: str, audio: Path | None) -> str:
-        """What was written about the video `audio`. BusyError, RefusedError and UnusableError, as the judge's."""
-        import httpx
-
-        from audiostory.benchmark.judge.backend import RefusedError, failure, interrupted
-
-        content = [*(shown(audio) if audio else ()), {"type": "text", "text": prompt}]
-        body = {"model": self.model, "messages": [{"role": "user", "content": content}]}
-        headers = {"Authorization": f"Bearer {self._key.reveal()}"} if self._key else {}
-        try:
-            answer = self._client.post(self.url, json={**body, "temperature": self.temperature}, headers=headers)
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            raise interrupted(error) from None  # the chain would show what the message leaves out
-        if answer.status_code != 200:
-            raise failure(answer.status_code, answer.headers, "", self._key)
-        try:
-            text = answer.json()["choices"][0]["message"]["content"] or ""
-        except (ValueError, KeyError, IndexError, TypeError):
-            raise RefusedError("the server's answer is no chat completion; check --base_url") from None
-        return self._key.without(str(text)) if self._key else str(text)
-
-
 def shown(video: Path) -> list[dict[str, Any]]:
-    """A clip of ours (small, checked) in parts of a chat: pictures with their times, then the sound beside it."""
+    """A clip of ours (small, checked) in parts of a chat: a picture of each second, then the sound beside it."""
     from audiostory.as10k.settings import VideoSettings
     from audiostory.as10k.videos import stills
-    from audiostory.benchmark.judge.recording import as_sent
+    from audiostory.benchmark.judge.openai_server import heard
 
     parts: list[dict[str, Any]] = []
     for time, jpeg in stills(video, VideoSettings(), every=1.0):
         address = f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
         parts += [{"type": "text", "text": f"{time:.1f} s:"}, {"type": "image_url", "image_url": {"url": address}}]
     sound = next(file for suffix in (".flac", ".wav") if (file := video.with_suffix(suffix)).is_file())
-    data = b64encode(as_sent(sound)).decode()
-    return [*parts, {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}]
+    return [*parts, *heard(sound)]
 
 
 # --- on a cluster ---

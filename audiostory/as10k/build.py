@@ -16,7 +16,15 @@ from audiostory.as10k import clips, events, rows, shots, stories, tiling, videos
 from audiostory.as10k.answers import Ask
 from audiostory.as10k.events import Annotation
 from audiostory.as10k.ledger import Dropped, Entry, Ledger, digest, sizes
-from audiostory.as10k.settings import ClipSettings, EventSettings, RowSettings, Settings, StorySettings, VideoSettings
+from audiostory.as10k.settings import (
+    STEPS,
+    ClipSettings,
+    EventSettings,
+    RowSettings,
+    Settings,
+    StorySettings,
+    VideoSettings,
+)
 from audiostory.as10k.shots import Span
 from audiostory.as10k.similarity import Likeness
 from audiostory.as10k.stories import Point
@@ -26,7 +34,6 @@ from audiostory.as10k.work import Count, Job, Make, Outcome, Workers, do
 from audiostory.disk import write_text
 from audiostory.story import Storyline
 
-STEPS = ("videos", "shots", "clips", "events", "stories", "rows")
 SPLITS = ("train", "test")
 VERSION = 1  # raised when a step makes something else of the same things
 

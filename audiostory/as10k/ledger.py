@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from audiostory.lines import append_line, drop_unfinished
+
 
 class Dropped(ValueError):  # noqa: N818 - not an error, a finding
     """A thing that has no place in the corpus. The message is the reason, in words that many things can share."""
@@ -57,18 +59,14 @@ class Ledger:
         return all(_size(self.folder / name) == size for name, size in entry.files.items())
 
     def add(self, entry: Entry) -> None:
-        with self.path.open("a", encoding="ascii") as stream:
-            stream.write(json.dumps(vars(entry)) + "\n")  # in ASCII, which keeps names that are no Unicode, too
+        append_line(self.path, vars(entry))  # in ASCII, which keeps names that are no Unicode, too
         # A key that is made anew goes to the end, as it will when the file is read again.
         self.entries.pop(entry.key, None)
         self.entries[entry.key] = entry
 
     def _read(self) -> None:
-        content = self.path.read_bytes()
-        if (whole := content.rfind(b"\n") + 1) < len(content):  # the last line's writing was stopped
-            with self.path.open("r+b") as stream:
-                stream.truncate(whole)
-        for number, line in enumerate(content[:whole].splitlines(), 1):
+        drop_unfinished(self.path)
+        for number, line in enumerate(self.path.read_bytes().splitlines(), 1):
             try:
                 entry = Entry(**json.loads(line))
             except (ValueError, TypeError) as error:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+STEPS = ("videos", "shots", "clips", "events", "stories", "rows")
 DOMAINS = ("natural", "cartoon")
 VARIANTS = ("text", "continuation", "dubbing")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,3 +29,11 @@ def bootstrap(stories: Iterable[Sequence[float]], seed: int = 0, rounds: int = 2
     picks = np.random.default_rng(seed).integers(0, len(groups), (rounds, len(groups)))
     low, high = np.percentile(sums[picks].sum(1) / counts[picks].sum(1), [2.5, 97.5])
     return Score(mean=float(sums.sum() / counts.sum()), low=float(low), high=float(high), num=int(counts.sum()))
+
+
+def grouped(values: Sequence[float], groups: Sequence[Hashable]) -> list[list[float]]:
+    """The values of each group together, as `bootstrap` takes them; value i belongs to `groups[i]`."""
+    together: dict[Hashable, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        together.setdefault(group, []).append(value)
+    return list(together.values())

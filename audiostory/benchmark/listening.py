@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from audiostory.benchmark.intervals import Score, bootstrap
+from audiostory.benchmark.intervals import Score, bootstrap, grouped
 from audiostory.benchmark.items import ToldStory, TrueStory, as_told
-from audiostory.benchmark.lines import read_lines
 from audiostory.benchmark.metrics.answers import balanced_accuracy, normalised
 from audiostory.benchmark.soundworld import others, score_plans
+from audiostory.lines import read_lines
 from audiostory.soundworld.questions import KINDS
 from audiostory.soundworld.stories import class_in_text
 
@@ -214,11 +214,8 @@ def _question(row: Mapping[str, Any], folder: Path) -> Question:
 
 def _over_stories(questions: Sequence[Question], values: Sequence[float], asked: Sequence[bool] | None = None) -> Score:
     """The mean of the values of the questions that are asked (all of them), whole stories resampled."""
-    stories: dict[int, list[float]] = {}
-    for question, value, wanted in zip(questions, values, asked or [True] * len(values), strict=True):
-        if wanted:
-            stories.setdefault(question.story, []).append(value)
-    return bootstrap(stories.values())
+    chosen, stories = asked or [True] * len(values), [question.story for question in questions]
+    return bootstrap(grouped(list(compress(values, chosen)), list(compress(stories, chosen))))
 
 
 def _classes(caption: str) -> list[str | None]:

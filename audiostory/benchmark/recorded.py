@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from audiostory import sound
 from audiostory.benchmark.items import FAILURE, RECORD
-from audiostory.benchmark.lines import read_lines
+from audiostory.lines import read_lines
 from audiostory.sound import Waveform
 from audiostory.story.types import Event, Instruction
 

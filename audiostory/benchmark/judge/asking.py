@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any
+from typing import Any, Protocol
 
 from audiostory.benchmark.judge.backend import Backend, BusyError, RefusedError, UnusableError
 from audiostory.benchmark.judge.calls import Call
@@ -33,6 +33,18 @@ class Patience:
     longest_retry_after: float = 600.0
     requests_per_minute: float | None = None
     in_flight: int = 4
+
+
+class Question(Protocol):
+    """What a `Sender` needs of a `Call`; others ask by it too."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def audio(self) -> Path | None: ...
+    def read(self, text: str) -> dict[str, Any]:
+        """The row for this answer. AnswerError when it is not in the form that was asked for."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +86,7 @@ class Sender:
         self._lock, self._next_turn, self._held_until = Lock(), clock(), clock()
         self._failed_in_a_row = 0
 
-    def answer(self, call: Call) -> dict[str, Any]:
+    def answer(self, call: Question) -> dict[str, Any]:
         """The journal's row. FailedError says why there is none."""
         if self.stop.is_set():
             raise StoppedError
@@ -89,7 +101,7 @@ class Sender:
         self._failed_in_a_row = 0
         return row
 
-    def _in_form(self, call: Call) -> dict[str, Any]:
+    def _in_form(self, call: Question) -> dict[str, Any]:
         """The answer, asked for once more when its form is wrong."""
         try:
             return call.read(self._send(call.prompt, call.audio))

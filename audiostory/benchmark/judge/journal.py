@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from audiostory.benchmark.lines import append_line, drop_unfinished, read_lines
+from audiostory.lines import append_line, drop_unfinished, read_lines
 
 
 class Journal:

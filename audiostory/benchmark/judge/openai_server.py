@@ -4,6 +4,7 @@ gateways."""
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,29 +14,35 @@ from audiostory.benchmark.judge.recording import as_sent
 
 DEFAULT_URL = "https://api.openai.com/v1"
 KEY_VARIABLES = ("OPENAI_API_KEY",)
+Perceive = Callable[[Path], list[dict[str, Any]]]
 
 
 class OpenAIServer:
-    """`base_url` ends before /chat/completions. Without a key none is sent, as a server of one's own may want it."""
+    """`base_url` ends before /chat/completions. Without a key none is sent, as a server of one's own may want it.
+    `perceive` makes of a file the parts of a chat that stand before the prompt; `heard` by default."""
 
     name = "openai"
 
     def __init__(
-        self, model: str, key: Key | None, *, base_url: str = DEFAULT_URL, temperature: float, timeout: float
+        self,
+        model: str,
+        key: Key | None,
+        *,
+        base_url: str = DEFAULT_URL,
+        temperature: float,
+        timeout: float,
+        perceive: Perceive | None = None,
     ) -> None:
         check_url(base_url)
         if key is None and base_url == DEFAULT_URL:
             raise ValueError(f"no key: set {KEY_VARIABLES[0]}, or name your own server with --base_url")
         self.model, self.temperature, self.base_url = model, temperature, base_url.rstrip("/")
-        self._key, self._client = key, http_client(timeout)
+        self._key, self._client, self._perceive = key, http_client(timeout), perceive or heard
 
     def ask(self, prompt: str, audio: Path | None) -> str:
         import httpx
 
-        content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
-        if audio is not None:
-            data = base64.b64encode(as_sent(audio)).decode()
-            content.insert(0, {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
+        content = [*(self._perceive(audio) if audio is not None else ()), {"type": "text", "text": prompt}]
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
@@ -54,6 +61,12 @@ class OpenAIServer:
             raise RefusedError("the server's answer is no chat completion; check --base_url") from None
         text = text if isinstance(text, str) else ""  # null where a model declines
         return self._key.without(text) if self._key else text
+
+
+def heard(audio: Path) -> list[dict[str, Any]]:
+    """A recording as a part of a chat."""
+    data = base64.b64encode(as_sent(audio)).decode()
+    return [{"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}]
 
 
 def check_url(base_url: str) -> None:

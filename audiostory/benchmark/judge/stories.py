@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from audiostory.benchmark.items import FAILURE, RECORD
-from audiostory.benchmark.lines import read_lines
 from audiostory.benchmark.soundworld import others
+from audiostory.lines import read_lines
 
 
 @dataclass(frozen=True, kw_only=True)

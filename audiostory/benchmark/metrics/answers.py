@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from audiostory.benchmark.intervals import Score, bootstrap
+from audiostory.benchmark.intervals import Score, bootstrap, grouped
 
 YES_NO = {"yes", "no"}
 
@@ -42,10 +42,7 @@ def score_question_answering(
     for name, asked in (("all", every), ("yes or no", binary)):
         hits = [right[i] for i in asked]
         of, about = [wanted[i] for i in asked], [recordings[i] for i in asked]
-        groups: dict[Hashable, list[float]] = {}
-        for recording, hit in zip(about, hits, strict=True):
-            groups.setdefault(recording, []).append(hit)
-        scores[f"accuracy, {name}"] = bootstrap(groups.values(), seed)
+        scores[f"accuracy, {name}"] = bootstrap(grouped(hits, about), seed)
         scores[f"balanced accuracy, {name}"] = balanced_accuracy(of, hits, about, seed)
     return scores
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
 
-from audiostory.benchmark.intervals import Score, bootstrap
+from audiostory.benchmark.intervals import Score, bootstrap, grouped
 
 OLDEST_JAVA, NEWEST_JAVA = 8, 13  # that the package takes
 
@@ -48,7 +48,7 @@ def score_captions(
     if bare := [i for i, written in enumerate(references) if not written]:
         raise ValueError(f"caption {bare[0]} ({captions[bare[0]]!r}) has no reference; leave it out")
     values = _in_python(captions, references) if tools is None else _in_java(captions, references, tools, java)
-    return {name: bootstrap(_grouped(row, recordings)) for name, row in values.items()}
+    return {name: bootstrap(grouped(row, recordings or range(len(row)))) for name, row in values.items()}
 
 
 def words(caption: str) -> str:
@@ -108,10 +108,3 @@ def _line(caption: str) -> str:
 def _each(outputs: tuple[Any, Any], name: str) -> list[float]:
     """Of the package's pair (of the corpus, of each caption)."""
     return outputs[1][name].tolist()
-
-
-def _grouped(row: Sequence[float], recordings: Sequence[Hashable] | None) -> list[list[float]]:
-    groups: dict[Hashable, list[float]] = {}
-    for value, recording in zip(row, recordings or range(len(row)), strict=True):
-        groups.setdefault(recording, []).append(value)
-    return list(groups.values())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from audiostory.benchmark.lines import append_line, drop_unfinished, read_lines
+from audiostory.lines import append_line, drop_unfinished, read_lines
 
 
 def rows(file):

@@ -14,15 +14,12 @@ import warnings
 from pathlib import Path
 
 CONFIGS = Path(__file__).parent / "configs"
+GROUPS = ("stage", "model", "data", "weights", "runtime", "logger", "ablation")
 
 
 def main() -> int:
-    options = {
-        group.name: sorted(p.stem for p in group.glob("*.yaml"))
-        for group in sorted(CONFIGS.iterdir())
-        if group.is_dir()
-    }
-    listed = "\n".join(f"  {group}={'|'.join(names)}" for group, names in options.items() if group != "recipe")
+    options = {group: sorted(file.stem for file in (CONFIGS / group).glob("*.yaml")) for group in GROUPS}
+    listed = "\n".join(f"  {group}={'|'.join(names)}" for group, names in options.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"choices:\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
     )

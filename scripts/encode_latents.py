@@ -22,12 +22,13 @@ rest is made anew. A recording that cannot be read is named and left out; too ma
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from audiostory.processes import Place
 
 if TYPE_CHECKING:
     from audiostory.dataset.encoding import Job, Wanted, Work
@@ -101,29 +102,6 @@ def reader(device: str) -> Any:
         return Origin(folder).read(name).to(device)
 
     return read
-
-
-class Place(NamedTuple):
-    """Which of how many processes this is. No more than their numbers is needed: they talk through the folder."""
-
-    rank: int = 0
-    processes: int = 1
-    local_rank: int = 0
-
-    @classmethod
-    def of_environment(cls) -> Place:
-        """As torchrun tells its processes."""
-        rank, processes, local = (
-            int(os.environ.get(name, default))
-            for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-        )
-        return cls(rank=rank, processes=processes, local_rank=local)
-
-    def device(self, asked: str) -> str:
-        return f"cuda:{self.local_rank}" if asked == "cuda" else asked
-
-    def __str__(self) -> str:
-        return f" [{self.rank + 1}/{self.processes}]" if self.processes > 1 else ""
 
 
 def run(work: Work, jobs: Sequence[Job], whose: str) -> None:

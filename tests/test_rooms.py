@@ -26,20 +26,27 @@ ARROWS: dict[str, set[str]] = {
     "pipeline": {"story", "model", "sound", "weights", "timeline", "story_audio"},
     "parity": {"story", "model", "sound", "weights", "timeline", "pipeline"},
     "story_files": {"pipeline", "sound", "picture"},
+    "composing": set(),
     "disk": set(),
     "lines": set(),
     "model_answers": set(),
+    "processes": set(),
     "as10k": {"story", "sound", "model_answers"},
     # The sound world knows the truth that stories are scored against.
-    "benchmark": {"story", "sound", "soundworld", "model_answers"},
+    "benchmark": {"story", "sound", "soundworld", "model_answers", "picture"},
+    # Who tells, and what is asked of them: the benchmark itself never meets a model.
+    "systems": {"pipeline", "model", "weights", "story", "sound", "timeline", "story_audio", "story_files"},
+    "comparison": {"benchmark", "systems", "pipeline", "weights", "soundworld", "story"},
 }
-EVERYBODYS = ("disk", "lines")
+EVERYBODYS = ("composing", "disk", "lines", "processes")
 COMMANDS = {"train", "evaluate", "scripts"}
 WITHOUT_TORCH = [
     *("sound.py", "timeline.py", "story_audio.py", "story", "soundworld", "dataset/manifest.py", "training/stages.py"),
-    *("disk.py", "lines.py", "model_answers.py", "as10k", "benchmark/judge", "benchmark/metrics"),
+    *("composing.py", "disk.py", "lines.py", "processes.py", "model_answers.py", "systems/asked.py", "as10k"),
+    *("benchmark/judge", "benchmark/metrics"),
     *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening", "tasks")),
-    *("benchmark/recorded.py", "benchmark/intervals.py", "benchmark/paper.py"),
+    *(f"benchmark/{name}.py" for name in ("distribution", "entries", "page")),
+    *("benchmark/recorded.py", "benchmark/intervals.py", "benchmark/paper.py", "benchmark/scoring.py"),
     *(f"benchmark/embedders/{name}.py" for name in ("cache", "embedding", "recordings")),
 ]
 

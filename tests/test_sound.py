@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,15 @@ def test_flac_files_keep_sixteen_bits(tmp_path):
     waveform = noise(500, num_channels=1)
     sound.write(tmp_path / "a.flac", waveform)
     np.testing.assert_allclose(sound.read(tmp_path / "a.flac").samples, waveform.samples, atol=2**-15)
+
+
+def test_the_same_sound_is_the_same_file_whenever_it_is_written(tmp_path):
+    waveform = noise(500, num_channels=2)
+    sound.write(tmp_path / "a.wav", waveform)
+    time.sleep(1.1)  # a WAV of floats notes the second
+    sound.write(tmp_path / "b.wav", waveform)
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    np.testing.assert_array_equal(sound.read(tmp_path / "b.wav").samples, waveform.samples)
 
 
 def test_writing_leaves_nothing_half_written(tmp_path, monkeypatch):

@@ -10,7 +10,11 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A mean over `num` values with its 95 % bootstrap interval."""
+    """A mean over `num` values with its 95 % bootstrap interval.
+
+    A distance between two sets is no mean over values: `num` is then the size of the reference, and `low` and `high`
+    are NaN.
+    """
 
     mean: float
     low: float

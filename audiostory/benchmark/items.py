@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 from audiostory.soundworld.phrases import canonical_caption
 from audiostory.soundworld.sounds import Sound
@@ -38,7 +41,7 @@ class TrueStory:
     """A row of the manifest: what a person asks, the storyline that answers it, and what is heard in its events.
 
     Of a continuation, `opening` has the captions of what is heard before, and `references` tells for each event which
-    of these comes again; None for one that the instruction names.
+    of these comes again; None for one that the instruction names. `audio` is the whole story, if the corpus has it.
     """
 
     id: str
@@ -47,6 +50,7 @@ class TrueStory:
     events: tuple[TrueEvent, ...]
     opening: tuple[str, ...] = ()
     references: tuple[int | None, ...] = ()
+    audio: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +66,17 @@ class ToldStory:
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """What a listener says of one clip. Every clip is given a register; that of a sound without pitch means nothing."""
+    """What a listener says of one clip. Every clip is given a register; that of a sound without pitch means nothing.
+
+    `features` are what the answers were drawn from, and `logits` weigh the names, in the listener's own order. Both
+    change a little with the company in which a clip is heard, so they do not tell two answers apart.
+    """
 
     name: str
     place: str
     register: str
+    features: Float[np.ndarray, D] = field(compare=False, repr=False)
+    logits: Float[np.ndarray, O] = field(compare=False, repr=False)
 
 
 def read_truth(manifest: Path) -> list[TrueStory]:
@@ -143,4 +153,5 @@ def _truth(row: Mapping[str, Any], folder: Path) -> TrueStory:
         ),
         opening=tuple(canonical_caption(Sound(**sound)) for sound in world.get("opening", ())),
         references=tuple(world.get("references", ())),
+        audio=folder / row["audio"] if row.get("audio") else None,
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 REPORTED, MEASURED = "*reported*", "*measured here*"
+BAR = "\\|"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,20 +165,27 @@ TABLES = {
 
 
 def beside(table: Table, measured: Mapping[str, Mapping[str, str]]) -> str:
-    """The paper's rows and ours in one Markdown table, each marked as what it is.
+    """The paper's rows and ours in one Markdown table, each marked as what it is; `measured` as for `rows_beside`."""
+    return in_markdown(rows_beside(table, measured))
+
+
+def rows_beside(table: Table, measured: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
+    """The same as rows of cells, the head first; a row's second cell says whether it is reported or measured.
 
     `measured` has our cells by row and measure, as words (a figure with its interval). A measure of ours that the paper
     has not comes behind the paper's, under its own name: figures of different scales never share a column.
     """
     added = list(dict.fromkeys(name for cells in measured.values() for name in cells if name not in table.better))
-    lines = [
-        f"| table {table.number}: {table.title} | | " + " | ".join([*table.better, *added]) + " |",
-        "|---|---|" + "---|" * (len(table.better) + len(added)),
-    ]
+    rows = [[f"table {table.number}: {table.title}", "", *table.better, *added]]
     for row, values in table.rows.items():
-        cells = ["-" if value is None else f"{value:g}" for value in values] + ["-"] * len(added)
-        lines.append(f"| {row} | {REPORTED} | " + " | ".join(cells) + " |")
+        rows.append([row, REPORTED, *("-" if value is None else f"{value:g}" for value in values), *["-"] * len(added)])
     for row, cells in measured.items():
-        shown = [cells.get(name, "-") for name in (*table.better, *added)]
-        lines.append(f"| {row} | {MEASURED} | " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([row, MEASURED, *(cells.get(name, "-") for name in (*table.better, *added))])
+    return rows
+
+
+def in_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table of words, the head first. A bar in a cell, as in KL(a || b), would end it, and is written as one that
+    does not."""
+    head, *lines = (f"| {' | '.join(cell.replace('|', BAR) for cell in row)} |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *lines]) + "\n"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from audiostory.benchmark import paper
 from audiostory.benchmark.intervals import Score
 from audiostory.benchmark.soundworld import Confusion
 from audiostory.disk import write_text
@@ -20,6 +22,13 @@ brackets stands the 95 % bootstrap interval over stories. An event that was not 
 could not be told, is wrong in every measure. Sound, place and register are what the ear hears in the single clips;
 "stays the same" is the share of pairs of a story's events that agree, right or wrong: all pairs for the place, those of
 the same pitched sound for the register.
+
+The "ear" measures compare with the true clips, by what the ear goes by, and of these less is better. FD and KAD are
+distances between all clips of a system and all true ones, whatever story they belong to; n counts the true ones, and
+there is no interval. Against themselves the true clips have an FD of 0, and a KAD a little below 0, for 0 is what
+another sample of the same source has on average. KL says, event by event and in nats, how little of what is heard in
+the true clip is heard in the one that was told; an event that was not told counts as the worst there is, 13.8. None of
+them compares with the paper's figures, whose networks are others.
 """
 HOW_TO_READ_CONTINUATIONS = (
     HOW_TO_READ_STORIES
@@ -40,11 +49,25 @@ that they name, "sounds in the right order" is the longest row of classes that b
 of the longer of the two.
 """
 
+BESIDE_PAPER = """\
+Rows marked *reported* are the paper's own, the others were measured here, on other stories and by other listeners. A
+column has figures of both only where the measure is the same; otherwise compare the order of the rows.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A table of the paper, and what was measured here by row and measure: our own rows under our own names, and a
+    measure under the paper's name only if it is the same one."""
+
+    table: paper.Table
+    measured: Columns
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """`columns` in the order of the table; `about` says in a line what each of them is, `how_to_read` what the measures
-    are. `facts` make it repeatable."""
+    are. `beside_paper` are tables of the paper with ours in them. `facts` make it repeatable."""
 
     title: str
     columns: Columns
@@ -52,46 +75,72 @@ class Report:
     how_to_read: str = HOW_TO_READ_STORIES
     notes: Sequence[str] = ()
     hardest: Mapping[str, Sequence[Confusion]] = field(default_factory=dict)
+    beside_paper: Sequence[Comparison] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def markdown(report: Report) -> str:
-    """The whole page: the table, how to read it, the sounds heard worst, the facts."""
+    """The whole page: the table, how to read it, the sounds heard worst, the paper's tables, the facts."""
     about = "".join(f"- {system}: {words}\n" for system, words in report.about.items())
     parts = [f"# {report.title}\n", table(report.columns), about, report.how_to_read]
     if report.notes:
         parts.append("".join(f"- {note}\n" for note in report.notes))
     for system, confusions in report.hardest.items():
         parts.append(f"## Sounds heard worst: {system}\n")
-        parts.append(_confusion_table(confusions))
+        parts.append(paper.in_markdown(confusion_rows(confusions)))
+    if report.beside_paper:
+        parts.append(f"## Beside the paper\n\n{BESIDE_PAPER}")
+    parts += [paper.beside(entry.table, in_words(entry.measured)) for entry in report.beside_paper]
     parts.append("## Facts\n")
     parts.append(f"```json\n{json.dumps(report.facts, indent=1)}\n```\n")
     return "\n".join(parts)
 
 
 def table(columns: Columns) -> str:
-    """A row per measure, in the order in which measures first appear, a column per system.
+    """A row per measure, in the order in which measures first appear, a column per system."""
+    return paper.in_markdown(rows(columns))
 
-    Assertion error when systems were asked different numbers of questions: such figures do not belong side by side.
+
+def rows(columns: Columns) -> list[list[str]]:
+    """The cells of `table`, the head first: measure, number of questions, a cell per system.
+
+    Where systems differ in the number, as they do when each is asked about its own plan, it stands in the cells.
     """
     measures = list(dict.fromkeys(measure for scores in columns.values() for measure in scores))
-    lines = ["| measure | n | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+    found = [["measure", "n", *columns]]
     for measure in measures:
         scores = [column.get(measure) for column in columns.values()]
-        nums = {score.num for score in scores if score is not None}
-        assert len(nums) == 1, f"{measure}: unequal numbers of questions, {sorted(nums)}"
-        lines.append(f"| {measure} | {nums.pop()} | " + " | ".join(map(_cell, scores)) + " |")
-    return "\n".join(lines) + "\n"
+        nums = {score.num for score in scores if score is not None and score.num}
+        if len(nums) > 1:
+            found.append([measure, "", *(f"{_cell(score)}, n {score.num}" if score else "-" for score in scores)])
+        else:
+            found.append([measure, str(max(nums, default=0)), *map(_cell, scores)])
+    return found
+
+
+def confusion_rows(confusions: Sequence[Confusion]) -> list[list[str]]:
+    """The cells of a table of the sounds that are heard worst, the head first."""
+    found = [["sound", "clips", "heard right", "mistaken for"]]
+    for entry in confusions:
+        others = ", ".join(f"{name} {count}" for name, count in list(entry.mistaken_for.items())[:4])
+        found.append([entry.name, str(entry.num), f"{entry.right / entry.num:.2f}", others or "-"])
+    return found
+
+
+def in_words(columns: Columns) -> dict[str, dict[str, str]]:
+    """Each score as it stands in a table."""
+    return {system: {measure: _cell(score) for measure, score in scores.items()} for system, scores in columns.items()}
 
 
 def write(folder: Path, report: Report) -> None:
     """Writes `report.md` and `report.json`, each whole or not at all."""
     content = {
         "title": report.title,
-        "scores": {system: {name: asdict(score) for name, score in c.items()} for system, c in report.columns.items()},
+        "scores": _figures(report.columns),
         "about": dict(report.about),
         "notes": list(report.notes),
         "hardest": {system: [asdict(entry) for entry in entries] for system, entries in report.hardest.items()},
+        "beside_paper": [_comparison(entry) for entry in report.beside_paper],
         "facts": dict(report.facts),
     }
     pages = {"report.md": markdown(report), "report.json": json.dumps(_without_nan(content), indent=1) + "\n"}
@@ -99,18 +148,26 @@ def write(folder: Path, report: Report) -> None:
         write_text(folder / name, text)
 
 
+def _figures(columns: Columns) -> dict[str, dict[str, dict[str, float]]]:
+    return {system: {name: asdict(score) for name, score in scores.items()} for system, scores in columns.items()}
+
+
+def _comparison(entry: Comparison) -> dict[str, Any]:
+    table = entry.table
+    return {
+        "table": table.number,
+        "title": table.title,
+        "reported": {row: dict(zip(table.better, values, strict=True)) for row, values in table.rows.items()},
+        "measured": _figures(entry.measured),
+    }
+
+
 def _cell(score: Score | None) -> str:
-    if score is None or not score.num:
+    if score is None or math.isnan(score.mean):
         return "-"
+    if math.isnan(score.low):  # a distance between two sets
+        return f"{score.mean:.3f}"
     return f"{score.mean:.3f} ({score.low:.3f} to {score.high:.3f})"
-
-
-def _confusion_table(confusions: Sequence[Confusion]) -> str:
-    lines = ["| sound | clips | heard right | mistaken for |", "|---|---|---|---|"]
-    for entry in confusions:
-        others = ", ".join(f"{name} {count}" for name, count in list(entry.mistaken_for.items())[:4])
-        lines.append(f"| {entry.name} | {entry.num} | {entry.right / entry.num:.2f} | {others or '-'} |")
-    return "\n".join(lines) + "\n"
 
 
 def _without_nan(content: Any) -> Any:

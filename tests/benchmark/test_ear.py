@@ -6,9 +6,10 @@ import torch
 from benchmark.cases import RATE, beep, write_manifest
 
 from audiostory import sound
-from audiostory.benchmark.ear import Ear, EarSettings, accuracy, log_mel, read_mono, train
+from audiostory.benchmark.ear import NUM_FEATURES, Ear, EarSettings, accuracy, log_mel, read_mono, train
 from audiostory.benchmark.ear import _padded as padded
 from audiostory.benchmark.items import read_truth
+from audiostory.soundworld.sounds import CLASSES
 
 LABELS = {"name": ["bell", "dog", "rain"], "place": ["hall", "room"], "register": ["high", "low"]}
 
@@ -67,6 +68,27 @@ def test_answers_stand_in_the_order_of_the_clips_and_any_rate_will_do(tmp_path):
     assert read_mono(files[1]).shape == (round(0.3 * RATE),)
     with pytest.raises(FileNotFoundError, match=r"gone\.wav"):
         ear.hear([tmp_path / "gone.wav"])
+
+
+def test_features_and_logits_belong_to_the_clip_and_not_to_the_batch(tmp_path):
+    torch.manual_seed(0)
+    ear, files = Ear(LABELS), []
+    for number, seconds in enumerate((2.0, 0.3, 1.1)):
+        files.append(tmp_path / f"{number}.wav")
+        sound.write(files[-1], sound.Waveform(samples=beep(900, seconds, False, number), sample_rate=RATE))
+    together, backwards = ear.hear(files), ear.hear(files[::-1], batch_size=1)[::-1]
+    for one, other in zip(together, backwards, strict=True):
+        assert one.features.shape == (NUM_FEATURES,)
+        np.testing.assert_allclose(one.features, other.features, atol=1e-5)
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-5)
+        assert one.name == LABELS["name"][one.logits.argmax()]
+    assert np.abs(together[0].features - together[1].features).max() > 1e-3
+
+
+def test_an_ear_comes_with_the_package():
+    ear, facts = Ear.load()
+    assert len(ear.labels["name"]) == len(CLASSES)
+    assert facts["held_out_accuracy"]["name"] > 0.99
 
 
 def test_an_ear_is_kept_whole(tmp_path):

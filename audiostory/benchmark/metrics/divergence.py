@@ -7,6 +7,7 @@ right of || alone, so that the divergence of a recording from itself is a little
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from jaxtyping import Float, Shaped
 from audiostory.benchmark.intervals import Score, bootstrap
 
 EPS = 1e-6
+LARGEST = -math.log(EPS)  # nats: sure of one class, and there is nothing of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,12 @@ def divergence(
     )
 
 
-def _mean(left: Float[np.ndarray, "N C"], right: Float[np.ndarray, "N C"]) -> Score:
+def divergence_of_rows(left: Float[np.ndarray, "N C"], right: Float[np.ndarray, "N C"]) -> Float[np.ndarray, N]:
+    """KL(left || right) of each pair of rows of shares, in nats; for shares that sum to 1, about 0 to LARGEST."""
     from scipy.special import xlogy
 
-    values = (xlogy(left, left) - left * np.log(right + EPS)).sum(1)
-    return bootstrap([float(value)] for value in values)
+    return (xlogy(left, left) - left * np.log(right + EPS)).sum(1)
+
+
+def _mean(left: Float[np.ndarray, "N C"], right: Float[np.ndarray, "N C"]) -> Score:
+    return bootstrap([float(value)] for value in divergence_of_rows(left, right))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import commands
 import numpy as np
 import pytest
 
@@ -14,10 +13,10 @@ from audiostory.benchmark.items import read_truth
 from audiostory.benchmark.listening import read_questions
 from audiostory.model import tiny
 from audiostory.pipeline import AudioStoryPipeline, StoryError
+from audiostory.processes import Place
 from audiostory.sound import Waveform
 from audiostory.soundworld.corpus import write_corpus
 from audiostory.story import Instruction
-from audiostory.weights.ours import Settings
 
 NUM = 3
 
@@ -30,20 +29,6 @@ def corpora(tmp_path_factory) -> dict[str, Path]:
         write_corpus(folder / kind, kind=kind, split="test", num=NUM)
         write_corpus(folder / f"{kind}_train", kind=kind, split="train", num=20, audio=False)
     return {path.name: path / "manifest.jsonl" for path in folder.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """It listens."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
-    AudioStoryPipeline(
-        *parts,
-        Settings(steps=1, guidance=1.0, crossfade_seconds=0.25),
-        audio_encoder=tiny.audio_encoder(),
-        listener_projector=tiny.listener_projector(),
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +75,26 @@ def is_sound(audio: Path | Waveform) -> bool:
 
 
 @pytest.fixture
-def run(model, tmp_path, asked):
-    command = commands.load("evaluate/benchmark.py")
-
-    def call(*options: str | Path) -> int:
-        given = ["--output", tmp_path / "out", "--num", NUM, "--device", "cpu", "--model_path", model, *options]
-        return command.main([str(word) for word in given])
+def run(benchmark, model, asked, ear):
+    def call(*overrides: str) -> int:
+        given = [f"suite.num={NUM}", f"suite.ear={ear}", f"suite.codec={model}"]
+        if not any(override.startswith("system") for override in overrides):
+            given.append(f"systems.mini.model_path={model}")
+        return benchmark(*given, *overrides)
 
     return call
 
 
 @pytest.fixture
 def ask(run, corpora):
-    return lambda *options: run("--questions", corpora["question"], *options)
+    return lambda *overrides: run("suite.tasks=[questions]", f"suite.questions={corpora['question']}", *overrides)
 
 
 @pytest.fixture
-def go_on(run, corpora, ear):
-    return lambda *options: run("--continuations", corpora["continuation"], "--ear", ear, *options)
+def go_on(run, corpora):
+    return lambda *overrides: run(
+        "suite.tasks=[continuations]", f"suite.continuations={corpora['continuation']}", *overrides
+    )
 
 
 def report(tmp_path, name: str) -> dict:
@@ -123,16 +110,17 @@ def means(scores: dict) -> dict:
 
 
 def test_answers_stand_beside_those_of_who_does_not_listen(ask, asked, corpora, tmp_path, capsys):
-    assert ask("--questions_train", corpora["question_train"]) == 0
+    assert ask(f"suite.questions_train={corpora['question_train']}") == 0
     page = report(tmp_path, "questions")
-    assert list(page["scores"]) == list(page["about"]) == ["told", "silence", "guess", "shuffled"]
-    assert set(means(page["scores"]["told"]).values()) == {1.0}
-    assert page["scores"]["silence"]["answers right"]["mean"] < 1
+    assert list(page["scores"]) == list(page["about"]) == ["mini", "mini, silence", "guess", "shuffled"]
+    assert set(means(page["scores"]["mini"]).values()) == {1.0}
+    assert page["scores"]["mini, silence"]["answers right"]["mean"] < 1
     assert {column["answers right"]["num"] for column in page["scores"].values()} == {4 * NUM}
     assert sorted(heard for heard, _ in asked) == [False] * 4 * NUM + [True] * 4 * NUM
-    assert page["facts"]["manifest"] == page["facts"]["manifest"] | {"recordings": NUM, "questions": 4 * NUM}
-    assert len(page["facts"]["training"]["sha256"]) == len(page["facts"]["model"]["model_sha256"]) == 64
-    assert "ear" not in page["facts"]
+    facts = page["facts"]
+    assert facts["manifest"] == facts["manifest"] | {"recordings": NUM, "questions": 4 * NUM}
+    assert len(facts["training"]["sha256"]) == len(facts["systems"]["mini"]["model_sha256"]) == 64
+    assert "ear" not in facts
     printed = capsys.readouterr().out
     assert f"12 questions about {NUM} recordings" in printed
     assert "| answers right | 12 | 1.000 (1.000 to 1.000) |" in printed
@@ -142,10 +130,11 @@ def test_answers_stand_beside_those_of_who_does_not_listen(ask, asked, corpora, 
 def test_every_answer_is_a_line_that_tells_what_was_asked(ask, corpora, tmp_path):
     assert ask() == 0
     first = read_questions(corpora["question"])[0]
-    assert lines(tmp_path / "out/questions/answers.jsonl")[0] == {
+    told = tmp_path / "out/questions/told/mini"
+    assert lines(told / "answers.0.jsonl")[0] == {
         "id": first.id, "question": first.text, "answer": first.answer, "truth": first.answer
     }  # fmt: skip
-    assert {row["answer"] for row in lines(tmp_path / "out/questions/answers_silence.jsonl")} == {"yes"}
+    assert {row["answer"] for row in lines(told / "answers_silence.0.jsonl")} == {"yes"}
 
 
 def test_a_recording_is_given_once_with_all_its_questions(ask, monkeypatch):
@@ -157,7 +146,7 @@ def test_a_recording_is_given_once_with_all_its_questions(ask, monkeypatch):
         return describe(self, audio, questions, **options)
 
     monkeypatch.setattr(AudioStoryPipeline, "describe", noted)
-    assert ask("--systems", "told") == 0
+    assert ask("suite.controls=[]") == 0
     assert given == [4] * NUM
 
 
@@ -171,70 +160,93 @@ def test_a_stopped_run_answers_what_is_left_even_after_half_a_line(ask, asked, t
 
     with monkeypatch.context() as patch:
         patch.setattr(AudioStoryPipeline, "describe", stopping)
-        assert ask("--systems", "told") == 130
+        assert ask("suite.controls=[]") == 130
     assert "goes on from here" in capsys.readouterr().err
-    answers = tmp_path / "out/questions/answers.jsonl"
+    answers = tmp_path / "out/questions/told/mini/answers.0.jsonl"
     assert len(lines(answers)) == len(asked) == 4
-    assert not answers.with_name("report.md").exists()
+    assert not (tmp_path / "out/questions/report.md").exists()
     answers.write_bytes(answers.read_bytes()[:-9])
-    assert ask("--systems", "told") == 0
+    assert ask("suite.controls=[]") == 0
     assert len(asked) == 4 + 1 + 4 * (NUM - 1)
     assert [row["id"] for row in lines(answers)] == [f"test-question-{k:06d}-{n}" for k in range(NUM) for n in range(4)]
-    assert set(means(report(tmp_path, "questions")["scores"]["told"]).values()) == {1.0}
+    assert set(means(report(tmp_path, "questions")["scores"]["mini"]).values()) == {1.0}
 
 
 def test_fewer_recordings_may_be_scored_than_were_answered(ask, asked, tmp_path, monkeypatch):
     assert ask() == 0
     num_asked = len(asked)
     monkeypatch.setattr(AudioStoryPipeline, "from_pretrained", lambda *_: pytest.fail("loaded"))
-    assert ask("--num", "2") == 0
+    assert ask("suite.num=2") == 0
     assert len(asked) == num_asked
-    assert report(tmp_path, "questions")["scores"]["told"]["answers right"]["num"] == 8
+    assert report(tmp_path, "questions")["scores"]["mini"]["answers right"]["num"] == 8
 
 
 def test_an_answer_that_was_damaged_is_named(ask, tmp_path, capsys):
-    assert ask("--systems", "told") == 0
-    file = tmp_path / "out/questions/answers.jsonl"
+    assert ask("suite.controls=[]") == 0
+    file = tmp_path / "out/questions/told/mini/answers.0.jsonl"
     file.write_text(file.read_text().replace('"answer"', '"word"', 1))
-    assert ask("--systems", "told") == 2
+    assert ask("suite.controls=[]") == 2
     assert f"{file}, line 1 is no answer" in capsys.readouterr().err
 
 
-def test_continuations_stand_beside_what_the_same_model_plans_after_silence(go_on, corpora, asked, tmp_path, capsys):
-    assert go_on("--oracle", "--continuations_train", corpora["continuation_train"]) == 0
+def test_processes_share_the_recordings_and_another_number_of_them_goes_on(ask, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(Place, "wait_for_all", lambda self: None)
+
+    def take(rank: int, processes: int) -> int:
+        place = Place(rank=rank, processes=processes)
+        monkeypatch.setattr(Place, "of_environment", classmethod(lambda cls: place))
+        return ask("suite.controls=[]")
+
+    assert take(1, 2) == 0
+    assert len(asked) == 4  # of the second of three recordings
+    assert take(0, 1) == 0
+    assert len(asked) == 4 * NUM
+    assert set(means(report(tmp_path, "questions")["scores"]["mini"]).values()) == {1.0}
+
+
+def test_who_cannot_be_asked_is_left_out_and_named(ask, model, tmp_path, capsys):
+    names = ("mini", "mini_true_storyline")
+    systems = [f"system=[{','.join(names)}]", *(f"systems.{name}.model_path={model}" for name in names)]
+    assert ask(*systems, "suite.controls=[]") == 0
+    assert list(report(tmp_path, "questions")["scores"]) == ["mini"]
+    assert "mini_true_storyline: answers no questions, and is left out" in capsys.readouterr().out
+
+
+def test_continuations_stand_beside_what_the_same_model_plans_after_silence(
+    go_on, corpora, model, asked, tmp_path, capsys
+):
+    names = ("mini", "mini_true_storyline")
+    systems = [f"system=[{','.join(names)}]", *(f"systems.{name}.model_path={model}" for name in names)]
+    assert go_on(*systems, f"suite.continuations_train={corpora['continuation_train']}") == 0
     page = report(tmp_path, "continuations")
     scores = page["scores"]
-    assert list(scores) == ["told", "oracle", "truth", "codec", "silence", "guess", "shuffled"]
+    assert list(scores) == ["mini", "mini_true_storyline", "mini, silence", "truth", "codec", "guess", "shuffled"]
     for measure in ("event count right", "order of sounds right", "captions right to the letter"):
-        assert scores["told"][measure]["mean"] == scores["truth"][measure]["mean"] == 1
+        assert scores["mini"][measure]["mean"] == scores["truth"][measure]["mean"] == 1
         assert {column[measure]["num"] for column in scores.values()} == {NUM}
-    assert scores["silence"]["order of sounds right"]["mean"] == 0
-    assert scores["told"]["order of sounds right, some referred to"]["mean"] == 1
-    assert scores["guess"]["sound planned right, named"] == scores["told"]["sound planned right, named"]
+    assert scores["mini, silence"]["order of sounds right"]["mean"] == 0
+    assert scores["mini"]["order of sounds right, some referred to"]["mean"] == 1
+    assert scores["guess"]["sound planned right, named"] == scores["mini"]["sound planned right, named"]
     assert "sound right" in scores["codec"]
-    assert "sound right" not in scores["silence"]
+    assert "sound right" not in scores["mini, silence"]
     assert sorted(heard for heard, _ in asked) == [False] * NUM + [True] * NUM
-    assert page["facts"]["seconds_to_tell"]["told"]["total"] >= 0
-    assert "told" in page["hardest"]
-    assert "silence" not in page["hardest"]
+    assert page["facts"]["seconds_to_tell"]["mini"]["total"] >= 0
+    assert list(page["hardest"]) == ["mini", "mini_true_storyline", "codec"]
     printed = capsys.readouterr().out
-    assert f"note: silence: 1 of {NUM} stories could not be told (test-continuation-000000); all wrong" in printed
+    assert f"note: mini, silence: 1 of {NUM} stories could not be told (test-continuation-000000); all wrong" in printed
 
 
 def test_what_follows_is_told_into_a_folder_and_what_silence_gives_is_only_planned(go_on, corpora, tmp_path):
-    assert go_on("--systems", "told", "silence") == 0
-    out = tmp_path / "out/continuations"
+    assert go_on("suite.controls=[silence]") == 0
+    out = tmp_path / "out/continuations/told/mini"
     truths = read_truth(corpora["continuation"])
     for truth in truths:
-        told = sound.read(out / "told" / truth.id / "story.wav")
+        told = sound.read(out / truth.id / "story.wav")
         assert told.seconds == pytest.approx(truth.storyline.total_seconds, abs=0.01)
-    failed, other, _ = lines(out / "silence.jsonl")
+    failed, other, _ = lines(out / "silence.0.jsonl")
     assert (failed["captions"], failed["seconds"]) == ([], 0.0)
     assert failed["reason"] == "the planner wrote no complete event"
     assert other["captions"] == [event.caption for event in truths[0].storyline.events]
-    assert sorted(path.name for path in out.iterdir()) == [
-        "report.json", "report.md", "settings.json", "silence.jsonl", "told"
-    ]  # fmt: skip
 
 
 def test_a_continuation_is_neither_told_nor_planned_again(go_on, asked, tmp_path, monkeypatch):
@@ -246,58 +258,56 @@ def test_a_continuation_is_neither_told_nor_planned_again(go_on, asked, tmp_path
     assert len(asked) == num_asked
 
 
-def test_one_command_measures_all_and_each_has_its_report(go_on, corpora, tmp_path):
-    everything = ("--questions", corpora["question"], "--manifest", corpora["continuation"])
-    assert go_on(*everything, "--num", "2", "--systems", "truth", "shuffled", "--model_path", "nowhere") == 0
+def test_one_command_measures_all_and_each_has_its_report(run, corpora, tmp_path):
+    manifests = [f"suite.stories={corpora['continuation']}"]
+    manifests += [f"suite.{name}s={corpora[name]}" for name in ("continuation", "question")]
+    everything = ("suite.tasks=[stories,continuations,questions]", *manifests)
+    assert run(*everything, "suite.num=2", "system=[]", "suite.controls=[truth,shuffled]") == 0
     for name in ("", "questions", "continuations"):
-        assert report(tmp_path, name)["facts"]["model"] is None
+        assert report(tmp_path, name)["facts"]["systems"] == {}
     assert list(report(tmp_path, "questions")["scores"]) == ["shuffled"]
     assert list(report(tmp_path, "continuations")["scores"]) == ["truth", "shuffled"]
 
 
 def test_answers_of_another_model_are_not_mixed_in(ask, tmp_path, capsys):
-    assert ask("--systems", "told") == 0
-    assert ask("--systems", "told", "--seed", "1") == 0  # answers have no noise
-    settings = tmp_path / "out/questions/settings.json"
+    assert ask("suite.controls=[]") == 0
+    assert ask("suite.controls=[]", "seed=1") == 0  # answers have no noise
+    settings = tmp_path / "out/questions/told/mini/settings.json"
     settings.write_text(settings.read_text().replace('"model_sha256": "', '"model_sha256": "x'))
-    assert ask("--systems", "told") == 2
-    assert "choose another --output" in capsys.readouterr().err
+    assert ask("suite.controls=[]") == 2
+    assert "choose another output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["questions", "continuations"])
-def test_a_model_that_cannot_listen_is_refused_before_any_work(run, deaf, ear, corpora, tmp_path, capsys, kind):
-    task = (f"--{kind}", corpora[kind[:-1]], "--ear", ear)
-    assert run(*task, "--model_path", deaf) == 2
-    assert "it has no audio_encoder and no listener_projector" in capsys.readouterr().err
+def test_a_model_that_cannot_listen_is_refused_before_any_work(run, deaf, corpora, tmp_path, capsys, kind):
+    task = (f"suite.tasks=[{kind}]", f"suite.{kind}={corpora[kind[:-1]]}")
+    assert run(*task, f"systems.mini.model_path={deaf}") == 2
+    assert "has no audio_encoder and no listener_projector" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert run(*task, "--model_path", deaf, "--systems", "codec", "shuffled") == 0
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("overrides", "message"),
     [
-        ((), "give --manifest, --questions or --continuations"),
-        (("--continuations", "{continuation}"), "--ear is missing"),
-        (("--continuations", "{question}", "--ear", "{ear}"), "it asks a question"),
-        (("--questions", "{continuation}"), "line 1 is no question"),
-        (("--questions", "{question}", "--num", "4"), "holds 3 recordings, 4 were asked"),
-        (("--questions", "{question}", "--num", "0"), "--num must be"),
-        (("--questions", "{question}", "--systems", "truth"), "leaves nothing to compare of the questions"),
-        (("--questions", "{question_train}"), "lacks the recordings"),
-        (("--continuations", "{continuation_train}", "--ear", "{ear}"), "lacks the audio of its events"),
-        (("--continuations", "{continuation_train}", "--ear", "{ear}", "--systems", "told"), "lacks the openings"),
-        (("--questions", "{question}", "--questions_train", "nowhere"), "no manifest at nowhere"),
-        (("--questions", "{question}", "--continuations_train", "x"), "guess at --continuations, which is missing"),
+        (("suite.tasks=[continuations]", "suite.continuations={question}"), "it asks a question"),
+        (("suite.tasks=[questions]", "suite.questions={continuation}"), "line 1 is no question"),
+        (("suite.tasks=[questions]", "suite.questions={question}", "suite.num=4"), "holds 3 recordings, 4 were asked"),
+        (("suite.tasks=[questions]", "suite.questions={question_train}"), "lacks the recordings"),
+        (("suite.tasks=[continuations]", "suite.continuations={continuation_train}"), "lacks the audio of its events"),
+        (
+            ("suite.tasks=[questions]", "suite.questions={question}", "suite.questions_train=nowhere"),
+            "no manifest at nowhere",
+        ),
     ],
 )
-def test_a_mistake_costs_a_line_and_no_file(run, corpora, ear, tmp_path, capsys, options, message):
-    assert run(*(word.format(ear=ear, **corpora) for word in options)) == 2
+def test_a_mistake_costs_a_line_and_no_file(run, corpora, tmp_path, capsys, overrides, message):
+    assert run(*(word.format(**corpora) for word in overrides)) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
 
 
-def test_stories_have_no_opening_to_go_on_from(run, corpus, ear, capsys):
-    assert run("--continuations", corpus, "--ear", ear) == 2
-    assert "give it as --manifest" in capsys.readouterr().err
+def test_stories_have_no_opening_to_go_on_from(run, corpus, capsys):
+    assert run("suite.tasks=[continuations]", f"suite.continuations={corpus}") == 2
+    assert "give it as suite.stories" in capsys.readouterr().err

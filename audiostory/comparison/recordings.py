@@ -1,0 +1,142 @@
+"""The suites of items with references, AudioStory-10k's protocol and AudioCaps': told, then heard by known networks.
+
+OUTPUT/told/SYSTEM/ID/    stories; OUTPUT/report.md, report.json, index.html; OUTPUT/features is a cache
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from audiostory.benchmark import page, paper, report
+from audiostory.benchmark.entries import entries
+from audiostory.benchmark.recorded import Item, Recorded, read_items, read_recorded, read_references
+from audiostory.benchmark.report import Report
+from audiostory.benchmark.scoring import Scored, common, score, shuffled
+from audiostory.comparison import making, networks, tellers
+from audiostory.comparison.config import Benchmark, Folder, Recordings
+from audiostory.comparison.facts import versions
+from audiostory.disk import sha256
+from audiostory.processes import Place
+from audiostory.story.types import Storyline
+from audiostory.systems.asked import Asked, System
+from audiostory.systems.telling import tell_all
+
+HOW_TO_READ = """\
+Every system is scored on the same items; n says how many. In brackets stands the 95 % bootstrap interval over stories.
+FD, FAD and KAD are distances between all recordings of a system and all references, and have none; less is better, as
+of KL. Cosines are of CLAP, between a sound and its caption. "Stories told" counts a system's failures, which no other
+measure sees. An event is what the system's own plan says, where it left one, and else the reference's.
+"""
+CONTROLS = {
+    "truth": "the references against themselves: the most that there is",
+    "shuffled": "chance: each item answered with another one's reference; as sets they are the references themselves",
+}
+
+
+def run(benchmark: Benchmark, suite: Recordings, place: Place) -> Iterator[tuple[Path, Report]]:
+    """The report with the folder that it was written to; of the first process, the others have none.
+
+    ValueError for what a person must mend: before any work where that can be known.
+    """
+    output = Path(benchmark.output)
+    items = read_items(Path(suite.items))
+    if suite.num is not None and suite.num > len(items):
+        raise ValueError(f"{suite.items} holds {len(items)} items, {suite.num} were asked; give suite.num less or null")
+    items = items[: suite.num]
+    if unknown := [name for name in suite.controls if name not in CONTROLS]:
+        raise ValueError(f"suite.controls has {unknown[0]!r}; there are {', '.join(CONTROLS)}")
+    device = place.device(benchmark.device)
+    loaded = networks.load(suite.metrics, suite.weights, output / "features", device)
+    systems: dict[str, System] = {}
+    folders: dict[str, Path] = {}
+    for name, chosen in benchmark.systems.items():
+        if isinstance(chosen, Folder):
+            folders[name] = Path(chosen.folder)
+        else:
+            systems[name] = tellers.system(chosen, device=device, seed=benchmark.seed)
+            folders[name] = output / making.TOLD / name
+    for name, system in systems.items():
+        bar = f"items by {name}{place}"
+        asked = list(map(_asked, items))
+        tell_all(system, asked, folders[name], rank=place.rank, processes=place.processes, progress=bar)
+    place.wait_for_all()
+    if not place.is_first:
+        return
+    sides = {name: read_recorded(folder, items, progress=f"reading {name}") for name, folder in folders.items()}
+    sides["truth"] = read_references(items, progress="reading the references")
+    kept, notes = common(items, sides)
+    scored = _scored(kept, sides, suite, loaded, output, benchmark.seed)
+    columns = {
+        name: found.scores for name, found in scored.items() if name in benchmark.systems or name in suite.controls
+    }
+    found = Report(
+        title=f"{len(kept)} items of {suite.name}",
+        columns=columns,
+        about={name: _about(name, benchmark) for name in columns},
+        how_to_read=HOW_TO_READ,
+        notes=notes + [f"{name}: {note}" for name, one in scored.items() if name in columns for note in one.notes],
+        beside_paper=[_beside(suite.table, {name: columns[name] for name in benchmark.systems})]
+        if systems or folders
+        else (),
+        facts={
+            "versions": versions(),
+            "items": {"file": str(suite.items), "sha256": sha256(Path(suite.items)), "num": len(items)},
+            "systems": {name: dict(system.settings) for name, system in systems.items()}
+            | {name: {"kind": "folder", "folder": str(folders[name])} for name in folders if name not in systems},
+            "fade_seconds": suite.fade_seconds,
+            "seed": benchmark.seed,
+            "networks": scored["truth"].facts,
+        },
+    )
+    shown = {name: sides[name] for name in columns if name in sides}
+    page.write(output, page.Page(report=found, stories=entries(items[: suite.pages], shown)))
+    report.write(output, found)
+    yield output, found
+
+
+def _scored(
+    items: Sequence[Item],
+    sides: Mapping[str, Recorded],
+    suite: Recordings,
+    loaded: Any,
+    output: Path,
+    seed: int,
+) -> dict[str, Scored]:
+    def one(name: str, told: Recorded) -> Scored:
+        return score(
+            items,
+            told,
+            sides["truth"],
+            suite.metrics,
+            loaded,
+            output / "events" / name,
+            fade_seconds=suite.fade_seconds,
+            seed=seed,
+            progress=name,
+        )
+
+    scored = {name: one(name, told) for name, told in sides.items()}
+    if "shuffled" in suite.controls:
+        chance = one("shuffled", shuffled(items, sides["truth"]))
+        of_sets = {name for name, figure in chance.scores.items() if figure.low != figure.low}
+        alone = {name: figure for name, figure in chance.scores.items() if name not in of_sets}
+        scored["shuffled"] = replace(chance, scores=alone, notes=())
+    return scored
+
+
+def _asked(item: Item) -> Asked:
+    storyline = Storyline(summary=item.caption, events=item.events)
+    return Asked(id=item.id, instruction=item.instruction, caption=item.caption, storyline=storyline)
+
+
+def _about(name: str, benchmark: Benchmark) -> str:
+    return CONTROLS[name] if name in CONTROLS else tellers.about(benchmark.systems[name])
+
+
+def _beside(table: int, measured: report.Columns) -> report.Comparison:
+    if table not in paper.TABLES:
+        raise ValueError(f"suite.table is {table}; of the paper's tables there are {', '.join(map(str, paper.TABLES))}")
+    return report.Comparison(table=paper.TABLES[table], measured=measured)

@@ -1,0 +1,111 @@
+"""Our model as a system: the same story whoever else is asked for, settings that follow the weights, and listening."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from systems.cases import asked, write_model
+
+from audiostory import sound
+from audiostory.model import tiny
+from audiostory.pipeline import AudioStoryPipeline, StoryError
+from audiostory.sound import Waveform
+from audiostory.systems.ours import Ours
+
+
+@pytest.fixture(scope="module")
+def listening(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("listening") / "tiny", listens=True)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    noise = 0.1 * np.random.default_rng(0).standard_normal((1, 16000))
+    sound.write(tmp_path / "opening.wav", Waveform(samples=noise, sample_rate=16000))
+    return tmp_path / "opening.wav"
+
+
+def test_a_story_is_the_same_alone_and_among_others(model, plans):
+    one, other = asked("a", 1.0, total=1.5, text="a dog then rain"), asked("b", 1.0, text="nothing")
+    (alone,) = Ours(model, device="cpu").tell([one])
+    failed, second = Ours(model, device="cpu").tell([other, one])
+    assert isinstance(failed, StoryError)
+    assert np.array_equal(alone.story.samples, second.story.samples)
+    assert alone.story.num_samples == 1.5 * alone.story.sample_rate
+    (reseeded,) = Ours(model, device="cpu", seed=1).tell([one])
+    assert not np.array_equal(alone.story.samples, reseeded.story.samples)
+
+
+def test_an_oracle_is_given_the_true_storyline(model, plans):
+    one = asked("a", 0.5, 0.75, total=1.25, text="a dog")
+    (told,) = Ours(model, device="cpu", true_storyline=True).tell([one])
+    assert [event.caption for event in told.storyline.events] == ["sound 0 of a", "sound 1 of a"]
+    assert plans == []
+
+
+def test_settings_change_with_the_weights_and_not_with_the_place(model, tmp_path):
+    first = Ours(model).settings
+    copy = shutil.copytree(model, tmp_path / "copy")
+    assert Ours(copy).settings == first
+    tiny.dit(seed=1).save_pretrained(copy / "dit")
+    assert Ours(copy).settings["model_sha256"] != first["model_sha256"]
+    assert (first["steps"], first["guidance"]) == (1, 2.0)
+    assert Ours(model, steps=7, guidance=1.5).settings == first | {"steps": 7, "guidance": 1.5}
+    assert Ours(model, true_storyline=True).settings["kind"] != first["kind"]
+
+
+def test_no_network_is_loaded_before_a_story_is_told(model, monkeypatch):
+    monkeypatch.setattr(AudioStoryPipeline, "from_pretrained", lambda *_: pytest.fail("loaded"))
+    system = Ours(model)
+    assert system.settings["seed"] == 0
+    assert list(system.tell([])) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"steps": 0}, "steps must be"), ({"guidance": 0.5}, "guidance must be"), ({"device": "abacus"}, "no device")],
+)
+def test_a_mistake_is_said(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        list(Ours(model, **options).tell([asked("a", 1.0)]))
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no model folder at"):
+        Ours(tmp_path / "nowhere")
+
+
+def test_a_model_says_what_it_lacks_to_listen(model, listening):
+    assert Ours(model).lacking == ("audio_encoder", "listener_projector")
+    assert Ours(listening).lacking == ()
+
+
+def test_silence_stands_in_for_a_recording(listening, recording, monkeypatch):
+    system, heard = Ours(listening, device="cpu"), []
+
+    def describe(audio, questions, progress):
+        heard.append(audio)
+        return ["nothing"] * len(questions)
+
+    monkeypatch.setattr(system.pipeline, "describe", describe)
+    assert system.answer(recording, ["what?", "when?"]) == ["nothing", "nothing"]
+    assert system.answer(recording, ["what?"], silent=True) == ["nothing"]
+    assert heard[0] == recording
+    assert (heard[1].seconds, heard[1].samples.any()) == (1.0, False)
+
+
+def test_a_plan_after_silence_hears_nothing_of_the_opening(listening, recording, monkeypatch):
+    system, heard = Ours(listening, device="cpu"), []
+    one = asked("a", 0.5, 0.75, total=1.25)
+    one = replace(one, instruction=replace(one.instruction, audio=recording))
+
+    def plan(instruction, audio, progress):
+        heard.append(audio)
+        return system.pipeline.plan_from_storyline(one.storyline, instruction)
+
+    monkeypatch.setattr(system.pipeline, "plan", plan)
+    assert system.plan_after_silence(one) == (["sound 0 of a", "sound 1 of a"], 1.25)
+    assert not heard[0].samples.any()

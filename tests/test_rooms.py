@@ -43,7 +43,7 @@ COMMANDS = {"train", "evaluate", "scripts"}
 WITHOUT_TORCH = [
     *("sound.py", "timeline.py", "story_audio.py", "story", "soundworld", "dataset/manifest.py", "training/stages.py"),
     *("composing.py", "disk.py", "lines.py", "processes.py", "model_answers.py", "systems/asked.py", "as10k"),
-    *("benchmark/judge", "benchmark/metrics"),
+    *("benchmark/judge", "benchmark/metrics", "benchmark/ablations"),
     *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening", "tasks")),
     *(f"benchmark/{name}.py" for name in ("distribution", "entries", "page")),
     *("benchmark/recorded.py", "benchmark/intervals.py", "benchmark/paper.py", "benchmark/scoring.py"),

@@ -3,6 +3,8 @@
     pipeline = AudioStoryPipeline.from_pretrained()          # the bundled audiostory-mini
     told = pipeline("a dog barks twice, then rain comes down", total_seconds=12.0)
     told.storyline.events, told.story.samples                # what is heard and when; the sound [channels, samples]
+    for told in pipeline.tell_many(instructions, seeds=seeds): ...     # many stories, each as if told alone
+    for part in pipeline.stream("a dog, then rain"): play(part.sound)  # one story, heard while it is planned
 
     pipeline.describe("field.wav", "what is heard first?")   # of a model that listens: an answer in words
     told = pipeline.continue_story("field.wav", "then the same sounds backwards", total_seconds=12.0)
@@ -19,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -37,10 +40,12 @@ from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT, guided_velocity
 from audiostory.model.inputs import BridgeTokens, Condition
 from audiostory.model.listener import Audio, AudioEncoder, Listener, ListenerProjector, Recording
-from audiostory.model.planner import Planner, Written
+from audiostory.model.planner import Answer, Planner, Written
 from audiostory.sound import Waveform
-from audiostory.story import Instruction, Problem, ProblemKind, Storyline, Vocabulary, script
+from audiostory.story import Event, Instruction, Problem, ProblemKind, Storyline, Vocabulary, script
+from audiostory.story.prompts import parse_reasoning
 from audiostory.story_audio import Rendering, StoryAudio, assemble
+from audiostory.streaming import Joiner, Part
 from audiostory.timeline import Clip
 from audiostory.weights import huggingface, ours, released
 from audiostory.weights.ours import Settings
@@ -67,6 +72,25 @@ class Plan:
     problems: tuple[Problem, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """An instruction that was checked: what the planner is given of it, and what is to be heard before."""
+
+    instruction: Instruction
+    prompt: list[int]
+    recording: Recording
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Take:
+    """A clip that is to be rendered: what the DiT is told of it, and the noise it starts from."""
+
+    clip: Clip
+    tokens: Float[Tensor, "M C"]
+    seconds: float
+    noise: Float[Tensor, "T Z"]
+
+
 class AudioStoryPipeline(DiffusionPipeline):
     """Planner, bridge, DiT and codec, with the planner's vocabulary and the model's settings; and, of a model that
     listens, an audio encoder and the projector that makes the planner's tokens of what it hears.
@@ -87,6 +111,8 @@ class AudioStoryPipeline(DiffusionPipeline):
     _optional_components = list(ours.LISTENING)  # noqa: RUF012  # diffusers' own name
     max_batch_frames = 4000
     """The bound on memory: latent frames, padding included, that are denoised at once (twice as many with guidance)."""
+    max_batch_scripts = 8
+    """How many answers the planner writes at once; each holds its keys and values in memory."""
 
     def __init__(
         self,
@@ -206,6 +232,173 @@ class AudioStoryPipeline(DiffusionPipeline):
         )
         return self._render(plan, rendering, progress)
 
+    def tell_many(
+        self,
+        instructions: Sequence[str | Instruction],
+        *,
+        seeds: Sequence[int],
+        steps: int | None = None,
+        guidance: float | None = None,
+        crossfade_seconds: float | None = None,
+        max_new_tokens: int = 1600,
+        progress: bool = True,
+    ) -> Iterator[StoryAudio | StoryError]:
+        """The stories of many instructions, in order, each with its own seed, as soon as they are told.
+
+        They are planned and denoised together, `max_batch_scripts` at a time, and each is the story that telling it
+        alone gives, but for rounding. In float32 the same ids are written, unless two scores differ by less than that,
+        and latents differ by less than 1e-5; so do samples, but behind the codec's spectrogram front: Griffin-Lim makes
+        some 1e-3 of it. A story that cannot be told is a StoryError in its place and stops no other, whether its
+        instruction is bad or the planner writes no complete event. ValueError, at once, for choices that cannot be
+        meant.
+        """
+        if len(seeds) != len(instructions):
+            raise ValueError(f"there are {len(instructions)} instructions and {len(seeds)} seeds; give one for each")
+        self._check_room([], max_new_tokens)
+        renderings = [self._rendering(seed, steps, guidance, crossfade_seconds, False) for seed in seeds]
+        return self._tell_many(instructions, renderings, max_new_tokens, progress)
+
+    @torch.no_grad()
+    def _tell_many(
+        self,
+        instructions: Sequence[str | Instruction],
+        renderings: Sequence[Rendering],
+        max_new_tokens: int,
+        progress: bool,
+    ) -> Iterator[StoryAudio | StoryError]:
+        for start in range(0, len(instructions), self.max_batch_scripts):
+            some = slice(start, start + self.max_batch_scripts)
+            plans = self._plan_many(instructions[some], max_new_tokens, progress)
+            both = list(zip(plans, renderings[some], strict=True))
+            stories = [self._takes(plan, rendering) if isinstance(plan, Plan) else [] for plan, rendering in both]
+            takes = [take for story in stories for take in story]
+            solved = iter(self._solve(takes, renderings[start], progress))
+            for (plan, rendering), story in zip(both, stories, strict=True):
+                if isinstance(plan, StoryError):
+                    told = plan
+                else:
+                    try:
+                        told = self._told(plan, rendering, story, list(islice(solved, len(story))), progress)
+                    except ValueError as error:  # it is not finite in half precision; others may be
+                        told = StoryError(str(error))
+                yield told
+            self.maybe_free_model_hooks()
+
+    def stream(
+        self,
+        instruction: str | Instruction,
+        *,
+        audio: Audio | None = None,
+        total_seconds: float | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        crossfade_seconds: float | None = None,
+        max_new_tokens: int = 1600,
+        wait_for_plan: bool = False,
+    ) -> Iterator[Part]:
+        """The story in parts, one for each event, as soon as its bridge tokens are written. The choices are those of
+        telling a story, and are checked at once.
+
+        One after the other, the parts are the story told at once, but for rounding, as in `tell_many`, whenever the
+        planner writes the events with the durations that its reasoning has planned. For all durations must be known
+        before the first event is rendered, since together they are brought to the wanted length; so those of the
+        reasoning are taken. Should the planner then write an event otherwise, it keeps its planned time; an event too
+        many is not heard, and after one too few the last one fades out. Then the stream is another telling of the same
+        plan, and a part's `problems` say so.
+
+        With `wait_for_plan`, and where the reasoning plans no durations (text of another form, a model without
+        reasoning), nothing is rendered before all is written, and the parts are the story told at once in every case.
+        """
+        if hasattr(self.planner, "_hf_hook"):
+            raise ValueError("a model that is offloaded cannot stream, as it plans and renders at once; load it whole")
+        rendering = self._rendering(seed, steps, guidance, crossfade_seconds, False)
+        asked = self._asked(self._checked(instruction, total_seconds), audio)
+        self._check_room([asked.prompt], max_new_tokens)
+        return self._stream(asked, rendering, max_new_tokens, wait_for_plan)
+
+    @torch.no_grad()
+    def _stream(self, asked: _Asked, rendering: Rendering, max_new_tokens: int, wait_for_plan: bool) -> Iterator[Part]:
+        total, layout = asked.instruction.total_seconds, self.settings.script
+        answer, joiner = Answer(), Joiner()
+        planned: Storyline | None = None  # until the reasoning ends; without events where it plans none
+        storyline, problems, num_told = Storyline(summary="", events=()), [], 0
+        heard = self._listener.hear(asked.recording)
+        for piece in self.planner.writing(
+            [asked.prompt],
+            self.vocabulary,
+            heard=[heard],
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=self.settings.repetition_penalty,
+        ):
+            answer.add(piece)
+            if planned is None and piece.ids == (self.vocabulary.end_think,) and not wait_for_plan:
+                planned = self._planned(answer.ids)
+                storyline, problems = self._reconciled(planned, total)
+            if planned is None or piece.states is None or num_told == len(planned.events):
+                continue  # only a block completes an event
+            read = script.read(answer.ids, self.vocabulary, total_seconds=total, layout=layout).storyline.events
+            while num_told < min(len(read), len(planned.events)):
+                wanted, event = planned.events[num_told], read[num_told]
+                if event.seconds != wanted.seconds:
+                    problems.append(_otherwise(num_told + 1, event.seconds, wanted.seconds))
+                bridge = answer.written(self.vocabulary, self._no_states).bridge
+                yield self._part(storyline, num_told, event, bridge, rendering, joiner, problems)
+                num_told, problems = num_told + 1, []
+        written = answer.written(self.vocabulary, self._no_states)
+        plan = self.read_plan(written, asked.instruction)
+        num_written = len(plan.storyline.events)
+        if not storyline.events:
+            for number, event in enumerate(plan.storyline.events):
+                problems = plan.problems if number == 0 else ()
+                yield self._part(plan.storyline, number, event, written.bridge, rendering, joiner, problems)
+        elif num_written != len(storyline.events):
+            message = f"the reasoning plans {len(storyline.events)} events, and {num_written} were written completely"
+            problem = Problem(kind=ProblemKind.EVENT_COUNT, event=None, message=message)
+            yield Part(event=storyline.events[num_told - 1], sound=joiner.end(), problems=(problem,))
+
+    @property
+    def _no_states(self) -> Float[Tensor, "0 H"]:
+        return self.planner.qwen.lm_head.weight.new_empty(0, self.planner.qwen.config.hidden_size)
+
+    def _planned(self, ids: Sequence[int]) -> Storyline:
+        """The events as the reasoning has them; none, unless it gives each a duration and counts them right."""
+        if not self.settings.script.reasoning:
+            return Storyline(summary="", events=())
+        plan = parse_reasoning(script.read(ids, self.vocabulary).storyline.reasoning)
+        seconds = [event.seconds for event in plan.events if event.seconds is not None]
+        if not len(seconds) == len(plan.events) == plan.num_events:
+            return Storyline(summary="", events=())
+        starts = [sum(seconds[:number]) for number in range(len(seconds))]
+        events = [
+            Event(caption=event.caption, seconds=length, start=start)
+            for event, length, start in zip(plan.events, seconds, starts, strict=True)
+        ]
+        return Storyline(summary=plan.summary, events=tuple(events))
+
+    def _part(
+        self,
+        storyline: Storyline,
+        number: int,
+        written: Event,
+        bridge: BridgeTokens,
+        rendering: Rendering,
+        joiner: Joiner,
+        problems: Sequence[Problem],
+    ) -> Part:
+        """The event at a place of a storyline, which gives it its time."""
+        clips = [clip for clip in self._clips(storyline, rendering) if clip.event == number]
+        own = slice(number, number + 1)
+        (tokens,) = self._fuse(BridgeTokens(semantic=bridge.semantic[own], residual=bridge.residual[own]))
+        latents = self._solve([self._take(clip, tokens, rendering) for clip in clips], rendering, progress=False)
+        waveforms = self._decode(clips, latents, rendering, progress=False)
+        rate = self.codec.sample_rate
+        clip = timeline.join(waveforms, [timeline.place(clip.start, rate) for clip in clips])
+        sound = joiner.add(clip, timeline.span(clips[0].start, clips[-1].end, rate))
+        timed = storyline.events[number]
+        event = replace(written, seconds=timed.seconds, start=timed.start)
+        return Part(event=event, sound=sound, problems=tuple(problems))
+
     def continue_story(self, audio: Audio, instruction: str | Instruction, **choices: Any) -> StoryAudio:
         """What follows a recording; `told.after(opening)` is both as one sound. The choices are those of telling a
         story: of what follows, `total_seconds` is the length. ValueError as `plan` raises it for the recording."""
@@ -237,7 +430,9 @@ class AudioStoryPipeline(DiffusionPipeline):
         prompts = [
             script.question(Instruction(text=text.strip()), self.vocabulary, recording.num_tokens) for text in questions
         ]
-        written = self._write(prompts, recording, max_new_tokens, "answering", progress)
+        self._check_room(prompts, max_new_tokens)
+        heard = self._listener.hear(recording)
+        written = self._write(prompts, [heard] * len(prompts), max_new_tokens, "answering", progress)
         self.maybe_free_model_hooks()
         answers = [script.read_answer(one.ids, self.vocabulary) for one in written]
         return answers[0] if isinstance(question, str) else answers
@@ -258,36 +453,74 @@ class AudioStoryPipeline(DiffusionPipeline):
         `audio` or else the instruction's own, it is the plan of what follows. ValueError for a recording that cannot be
         read or lasts longer than `max_heard_seconds`, and for a model that cannot listen.
         """
+        asked = self._asked(instruction, audio)
+        self._check_room([asked.prompt], max_new_tokens)
+        heard = self._listener.hear(asked.recording)
+        (written,) = self._write([asked.prompt], [heard], max_new_tokens, "planning", progress)
+        plan = self.read_plan(
+            written, replace(asked.instruction, total_seconds=None) if as_written else asked.instruction
+        )
+        return replace(plan, instruction=asked.instruction)
+
+    def _plan_many(
+        self, instructions: Sequence[str | Instruction], max_new_tokens: int, progress: bool
+    ) -> list[Plan | StoryError]:
+        """A plan for each instruction, or why there is none."""
+        found: list[Plan | StoryError | None] = [None] * len(instructions)
+        asked: dict[int, _Asked] = {}
+        for number, instruction in enumerate(instructions):
+            try:
+                asked[number] = self._asked(instruction)
+                self._check_room([asked[number].prompt], max_new_tokens)
+            except (ValueError, OSError) as error:
+                asked.pop(number, None)
+                found[number] = StoryError(str(error))
+        heard = [self._listener.hear(one.recording) for one in asked.values()]
+        written = self._write([one.prompt for one in asked.values()], heard, max_new_tokens, "planning", progress)
+        for (number, one), answer in zip(asked.items(), written, strict=True):
+            try:
+                found[number] = self.read_plan(answer, one.instruction)
+            except StoryError as error:
+                found[number] = error
+        return [plan for plan in found if plan is not None]
+
+    def _asked(self, instruction: str | Instruction, audio: Audio | None = None) -> _Asked:
         instruction = self._checked(instruction)
         recording = self._listener.open(instruction.audio if audio is None else audio)
         prompt = script.prompt(instruction, self.vocabulary, self.settings.lead_in, recording.num_tokens)
-        (written,) = self._write([prompt], recording, max_new_tokens, "planning", progress)
-        plan = self.read_plan(written, replace(instruction, total_seconds=None) if as_written else instruction)
-        return replace(plan, instruction=instruction)
+        return _Asked(instruction=instruction, prompt=prompt, recording=recording)
 
-    def _write(
-        self, prompts: Sequence[list[int]], recording: Recording, max_new_tokens: int, what: str, progress: bool
-    ) -> list[Written]:
-        """The planner's answer to each prompt about one recording; bad ones fail before it is heard."""
+    def _check_room(self, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
+        """Before anything is heard."""
         context = self.planner.qwen.config.max_position_embeddings
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}; 1600 is usual")
         if prompts and 2 * (longest := max(map(len, prompts))) > context:
             raise ValueError(f"the instruction takes {longest} tokens, the planner holds {context}; shorten it")
-        heard = self._listener.hear(recording)
+
+    def _write(
+        self,
+        prompts: Sequence[list[int]],
+        heard: Sequence[Float[Tensor, "_ H"] | None],
+        max_new_tokens: int,
+        what: str,
+        progress: bool,
+    ) -> list[Written]:
+        """The planner's answers, `max_batch_scripts` at a time."""
+        written: list[Written] = []
         with self._bar(what, None, " tokens", progress) as bar:
-            return [
-                apply_forward_hook(Planner.write)(  # moves an offloaded planner to its device first
+            for start in range(0, len(prompts), self.max_batch_scripts):
+                some = slice(start, start + self.max_batch_scripts)
+                written += apply_forward_hook(Planner.write_many)(  # moves an offloaded planner to its device first
                     self.planner,
-                    prompt,
+                    prompts[some],
                     self.vocabulary,
-                    heard=heard,
-                    max_new_tokens=min(max_new_tokens, context - len(prompt)),
+                    heard=heard[some],
+                    max_new_tokens=max_new_tokens,
                     repetition_penalty=self.settings.repetition_penalty,
                     on_tokens=lambda ids: bar.update(len(ids)),
                 )
-                for prompt in prompts
-            ]
+        return written
 
     def read_plan(self, written: Written, instruction: Instruction) -> Plan:
         """What the planner wrote as a plan that lasts `instruction.total_seconds`, or without one as long as it says.
@@ -362,15 +595,41 @@ class AudioStoryPipeline(DiffusionPipeline):
         return self._render(plan, self._rendering(seed, steps, guidance, crossfade_seconds, as_released), progress)
 
     def _render(self, plan: Plan, rendering: Rendering, progress: bool) -> StoryAudio:
-        clips = timeline.cut(
-            [event.seconds for event in plan.storyline.events],
+        takes = self._takes(plan, rendering)
+        told = self._told(plan, rendering, takes, self._solve(takes, rendering, progress), progress)
+        self.maybe_free_model_hooks()
+        return told
+
+    def _takes(self, plan: Plan, rendering: Rendering) -> list[_Take]:
+        fused = self._fuse(plan.bridge_tokens)
+        return [self._take(clip, fused[clip.event], rendering) for clip in self._clips(plan.storyline, rendering)]
+
+    def _clips(self, storyline: Storyline, rendering: Rendering) -> tuple[Clip, ...]:
+        return timeline.cut(
+            [event.seconds for event in storyline.events],
             max_clip_seconds=math.inf if rendering.as_released else self.max_clip_seconds,
             crossfade_seconds=rendering.crossfade_seconds,
             whole_fades=rendering.as_released,
         )
-        latents = self._solve(clips, self._fuse(plan.bridge_tokens), rendering, progress)
+
+    def _take(self, clip: Clip, tokens: Float[Tensor, "M C"], rendering: Rendering) -> _Take:
+        shortest = 0.0 if rendering.as_released else SHORTEST_CLIP_SECONDS
+        seed, channels = 0 if rendering.as_released else rendering.seed, self.dit.config["in_channels"]
+        seconds = max(clip.seconds + clip.fade_seconds, shortest)
+        frames = self.dit.num_frames(min(seconds, self.dit.max_seconds))
+        noise = flow.clip_noise(seed, _noise_index(clip), frames, channels, rendering.as_released)
+        return _Take(clip=clip, tokens=tokens, seconds=seconds, noise=noise)
+
+    def _told(
+        self,
+        plan: Plan,
+        rendering: Rendering,
+        takes: Sequence[_Take],
+        latents: Sequence[Float[Tensor, "_ Z"]],
+        progress: bool,
+    ) -> StoryAudio:
+        clips = [take.clip for take in takes]
         waveforms = self._decode(clips, latents, rendering, progress)
-        self.maybe_free_model_hooks()
         return assemble(plan.storyline, rendering, clips, waveforms, plan.problems)
 
     def _fuse(self, tokens: BridgeTokens) -> Float[Tensor, "E M C"]:
@@ -379,45 +638,27 @@ class AudioStoryPipeline(DiffusionPipeline):
             BridgeTokens(semantic=tokens.semantic.to(**where), residual=tokens.residual.to(**where))
         ).fused
 
-    def _solve(
-        self, clips: Sequence[Clip], fused: Float[Tensor, "E M C"], rendering: Rendering, progress: bool
-    ) -> list[Float[Tensor, "T Z"]]:
-        """The latents of every clip, denoised as many at a time as `max_batch_frames` holds."""
-        shortest = 0.0 if rendering.as_released else SHORTEST_CLIP_SECONDS
-        seconds = [max(clip.seconds + clip.fade_seconds, shortest) for clip in clips]
-        frames = [self.dit.num_frames(min(length, self.dit.max_seconds)) for length in seconds]
-        seed = 0 if rendering.as_released else rendering.seed
-        noise = [
-            flow.clip_noise(seed, index, count, self.dit.config["in_channels"], rendering.as_released)
-            for index, count in zip([_noise_index(clip) for clip in clips], frames, strict=True)
-        ]
-        latents: list[Tensor] = []
-        batches = list(_batches(frames, self.max_batch_frames))
+    def _solve(self, takes: Sequence[_Take], rendering: Rendering, progress: bool) -> list[Float[Tensor, "_ Z"]]:
+        """The latents of clips, of one story or of many, denoised as many at a time as `max_batch_frames` holds. Clips
+        of like length share a batch, so that little of it is padding."""
+        order = sorted(range(len(takes)), key=lambda number: len(takes[number].noise))
+        latents: dict[int, Tensor] = {}
+        batches = list(_batches([len(takes[number].noise) for number in order], self.max_batch_frames))
         with self._bar("denoising", rendering.steps * len(batches), " steps", progress) as bar:
             for batch in batches:
-                latents += self._solve_batch(
-                    noise[batch.start : batch.stop],
-                    fused[[clip.event for clip in clips[batch.start : batch.stop]]],
-                    seconds[batch.start : batch.stop],
-                    rendering,
-                    bar,
-                )
-        return latents
+                numbers = order[batch.start : batch.stop]
+                solved = self._solve_batch([takes[number] for number in numbers], rendering, bar)
+                latents.update(zip(numbers, solved, strict=True))
+        return [latents[number] for number in range(len(takes))]
 
-    def _solve_batch(
-        self,
-        noise: Sequence[Float[Tensor, "T Z"]],
-        fused: Float[Tensor, "S M C"],
-        seconds: Sequence[float],
-        rendering: Rendering,
-        bar: tqdm,
-    ) -> list[Float[Tensor, "T Z"]]:
-        device = fused.device
-        frames = [len(clip) for clip in noise]
-        padded = torch.nn.utils.rnn.pad_sequence(list(noise), batch_first=True).to(device)  # [S T Z]
+    def _solve_batch(self, takes: Sequence[_Take], rendering: Rendering, bar: tqdm) -> list[Float[Tensor, "_ Z"]]:
+        tokens = torch.stack([take.tokens for take in takes])  # [S M C]
+        device = tokens.device
+        frames = [len(take.noise) for take in takes]
+        padded = torch.nn.utils.rnn.pad_sequence([take.noise for take in takes], batch_first=True).to(device)  # [S T Z]
         velocity = guided_velocity(
             self.dit,
-            Condition(tokens=fused, seconds=torch.tensor(seconds, device=device)),
+            Condition(tokens=tokens, seconds=torch.tensor([take.seconds for take in takes], device=device)),
             self.bridge.unconditional.to(device),
             rendering.guidance,
             None if min(frames) == max(frames) else torch.tensor(frames, device=device),
@@ -514,7 +755,13 @@ def _batches(frames: Sequence[int], most: int) -> Iterator[range]:
         if stop > start and longest * (stop + 1 - start) > most:
             yield range(start, stop)
             start, longest = stop, count
-    yield range(start, len(frames))
+    if frames:
+        yield range(start, len(frames))
+
+
+def _otherwise(event: int, written: float, planned: float) -> Problem:
+    message = f"event {event} was written with {written:g} s; it keeps the {planned:g} s that the reasoning plans"
+    return Problem(kind=ProblemKind.DURATION, event=event, message=message)
 
 
 def _no_events(problems: Sequence[Problem]) -> str:

@@ -15,6 +15,23 @@ A model that listens also goes on from a recording, or answers a question about 
     python evaluate/inference.py --audio field.wav --question "What can be heard?"
 
 What follows is then continuation.wav, and story.wav both together; an answer is printed and kept in answer.json.
+
+Many stories, planned and rendered together, each in a folder of its own inside --output:
+
+    python evaluate/inference.py --input stories.jsonl --output stories
+    torchrun --nproc_per_node 8 evaluate/inference.py --input stories.jsonl --output stories
+
+A line is {"instruction": TEXT} and may hold "id" (the folder's name; the line's number without one), "total_seconds"
+(--total_duration; null: the planner decides), "seed" (--seed) and "audio" (a recording to go on from). What was told
+is not told again: a run that was stopped goes on, and a line that was changed is told anew. A line that cannot be read
+is named and left out; a story that cannot be told leaves the reason in failure.json. The exit code is then 1.
+
+One story, heard while it is planned: story.wav grows by an event at a time, or raw samples go to a player:
+
+    python evaluate/inference.py --instruction "a dog barks twice, then rain comes down" --total_duration 20 --stream
+    python evaluate/inference.py ... --stream - | ffplay -f f32le -ar 16000 -ch_layout mono -i -
+
+Events then last as long as the planner's reasoning says; --wait_for_plan has them last as long as without --stream.
 """
 
 from __future__ import annotations
@@ -23,19 +40,29 @@ import argparse
 import json
 import math
 import os
+import re
+import shutil
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of the pen are answered at once
     from audiostory.pipeline import AudioStoryPipeline, Settings, StoryAudio
+    from audiostory.story import Instruction
+    from audiostory.streaming import Part
 
 SAMPLE_RATES = range(100, 192001)
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 EXAMPLE = "a dog barks twice, then thunder rolls and rain comes down"
+KEPT = "what was told stays; run it again to go on"
+SETTINGS, FAILURE = "settings.json", "failure.json"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]{0,119}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,6 +73,16 @@ def parser() -> argparse.ArgumentParser:
     add("--total_duration", type=float, default=50.0, metavar="SECONDS", help="how long the story lasts (50)")
     add("--audio", type=Path, metavar="FILE", help="a recording: --instruction says what follows it")
     add("--question", metavar="TEXT", help="ask this about --audio, in place of a story")
+    add("--input", type=Path, metavar="FILE", help="many stories: a JSON line for each, told into folders of --output")
+    add(
+        "--stream",
+        nargs="?",
+        const="wav",
+        choices=("wav", "-"),
+        metavar="-",
+        help="write the sound while the story is planned, into story.wav, or with - as raw float32 to stdout",
+    )
+    add("--wait_for_plan", action="store_true", help="stream when all is planned: the very story told without --stream")
     add("--model_path", type=Path, metavar="DIR", help="the model's folder (the bundled audiostory-mini)")
     released = arguments.add_argument_group("the released checkpoint")
     more = released.add_argument
@@ -92,12 +129,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0, or 2 when something must be asked or prepared differently (said on stderr)."""
+    """The exit code: 0, or 2 when something must be asked or prepared differently (said on stderr), or 1 when of many
+    stories not all were told."""
     options = parser().parse_args(argv)
     try:
         folder = _output_folder(options)
         _check(options)
-        (_tell if options.question is None else _answer)(options, folder)
+        if options.input is not None:
+            return _tell_many(options, folder)
+        does = _answer if options.question is not None else _tell if options.stream is None else _stream
+        does(options, folder)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -107,7 +148,8 @@ def main(argv: list[str] | None = None) -> int:
         print("error: the GPU's memory is full; try --dtype bf16, then --offload", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        kept = "nothing was written" if options.stream is None else "what was heard stays"
+        print(f"interrupted; {kept if options.input is None else KEPT}", file=sys.stderr)
         return 130
     return 0
 
@@ -118,7 +160,19 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--instruction is empty; say in words what should be heard")
     if options.audio is not None and not options.audio.is_file():
         raise ValueError(f"there is no recording {options.audio}; check --audio")
-    if options.question is not None:
+    if options.wait_for_plan and options.stream is None:
+        raise ValueError("--wait_for_plan goes with --stream; any other story waits for its plan")
+    if options.input is not None:
+        if not options.input.is_file():
+            raise ValueError(f"there is no file {options.input}; check --input")
+        for name in ("instruction", "audio", "question", "as_released", "stream"):
+            if getattr(options, name):
+                raise ValueError(f"--{name} is about one story, and --input gives many; leave one of them out")
+    elif options.stream is not None:
+        for name in ("audio", "question", "as_released", "target_sr", "offload"):
+            if getattr(options, name):
+                raise ValueError(f"--{name} needs the whole story, and --stream does not wait for it; leave one out")
+    elif options.question is not None:
         if options.audio is None or options.instruction is not None:
             raise ValueError("--question asks about --audio, and about nothing that --instruction would tell")
         if not options.question.strip():
@@ -193,6 +247,254 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
     print(f"told in {time.perf_counter() - loaded:.1f} s, after {loaded - started:.1f} s of loading")
 
 
+def _stream(options: argparse.Namespace, folder: Path) -> None:
+    sound_out = sys.stdout
+    with redirect_stdout(sys.stderr if options.stream == "-" else sys.stdout):  # there is no room for words then
+        parts = _streamed(options)
+        if options.stream != "-":
+            _keep_stream(parts, folder, options)
+            return
+        from audiostory.streaming import to_pcm
+
+        for part in parts:
+            to_pcm(sound_out.buffer, part.sound)
+
+
+def _streamed(options: argparse.Namespace) -> Iterator[Part]:
+    """The parts of the story, each told about when it is ready."""
+    started = time.perf_counter()
+    if options.instruction is None:
+        options.instruction = EXAMPLE
+        print(f"no --instruction given, so here is an example: {EXAMPLE}", flush=True)
+    pipeline = _load(options)
+    _introduce(pipeline.settings, options)
+    parts = pipeline.stream(
+        options.instruction,
+        total_seconds=options.total_duration,
+        seed=options.seed,
+        steps=options.steps,
+        guidance=options.guidance,
+        crossfade_seconds=options.crossfade_sec,
+        max_new_tokens=options.max_new_tokens,
+        wait_for_plan=options.wait_for_plan,
+    )
+    print(f"{'ready':>7} {'start':>7} {'seconds':>8}  caption", flush=True)
+    for part in parts:
+        ready = time.perf_counter() - started
+        print(f"{ready:7.1f} {part.event.start:7.1f} {part.event.seconds:8.1f}  {part.event.caption}")
+        for problem in part.problems:
+            print(f"note: {problem.message}")
+        sys.stdout.flush()
+        yield part
+
+
+def _keep_stream(parts: Iterator[Part], folder: Path, options: argparse.Namespace) -> None:
+    """story.wav, which grows, and at the end its record. An old story makes way when the first sound is there."""
+    from audiostory.disk import write_text
+    from audiostory.story_files import RECORD
+    from audiostory.streaming import to_wav
+
+    first = next(parts)
+    try:
+        before = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = []  # no story, or one that is not ours
+    for name in (RECORD, *(name for name in before if isinstance(name, str) and name == Path(name).name)):
+        (folder / name).unlink(missing_ok=True)
+    rate = first.sound.sample_rate
+    num_samples, events, problems = 0, [], []
+    with to_wav(folder / "story.wav", rate, first.sound.num_channels) as play:
+        for part in chain([first], parts):
+            play(part.sound)
+            num_samples += part.sound.num_samples
+            events.append(asdict(part.event))
+            problems += [{**asdict(problem), "kind": problem.kind.value} for problem in part.problems]
+    record = {
+        "instruction": options.instruction,
+        "model": str(options.model_path or "audiostory-mini"),
+        "audio_type": options.audio_type,
+        "seed": options.seed,
+        "total_seconds": round(num_samples / rate, 4),
+        "sample_rate": rate,
+        "events": events,
+        "audio": "story.wav",
+        "problems": problems,
+        "files": ["story.wav"],
+    }
+    write_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    print(f"\n{num_samples / rate:.1f} s of sound at {rate} Hz in {folder / 'story.wav'}")
+
+
+class Wanted(NamedTuple):
+    """A story of many: its folder's name, and all that its line asks for, with what the options add."""
+
+    name: str
+    instruction: str
+    total_seconds: float | None
+    seed: int
+    audio: str | None
+
+    def asked(self) -> Instruction:
+        from audiostory.story import Instruction
+
+        audio = None if self.audio is None else Path(self.audio)
+        return Instruction(text=self.instruction, total_seconds=self.total_seconds, audio=audio)
+
+    def is_held(self, folder: Path) -> bool:
+        """Whether the folder has this very story, or why it could not be told."""
+        from audiostory.story_files import RECORD
+
+        for file in (folder / RECORD, folder / FAILURE):
+            try:
+                if json.loads(file.read_text(encoding="utf-8"))["asked"] == self._asdict():
+                    return True
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # there is none, or it is not ours
+        return False
+
+
+def _tell_many(options: argparse.Namespace, folder: Path) -> int:
+    """Tells this process's share of the stories that are not told yet; the exit code."""
+    from tqdm.auto import tqdm
+
+    from audiostory.disk import write_text
+    from audiostory.pipeline import StoryError
+    from audiostory.processes import Place
+
+    place = Place.of_environment()
+    wanted, faults = read_wanted(options)
+    settings = _checked_settings(options, folder)
+    for fault in faults if place.is_first else ():
+        print(f"left out: {fault}", file=sys.stderr)
+    mine = wanted[place.rank :: place.processes]
+    left = [one for one in mine if not one.is_held(folder / one.name)]
+    if left:
+        pipeline = _load(options)
+        began = time.perf_counter()
+        told = pipeline.tell_many(
+            [one.asked() for one in left],
+            seeds=[one.seed for one in left],
+            steps=options.steps,
+            guidance=options.guidance,
+            crossfade_seconds=options.crossfade_sec,
+            max_new_tokens=options.max_new_tokens,
+            progress=False,
+        )
+        write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+        with tqdm(total=len(mine), initial=len(mine) - len(left), desc=f"telling{place}", unit="story") as bar:
+            for number, (one, story) in enumerate(zip(left, told, strict=True), 1):
+                if isinstance(story, StoryError):
+                    _keep_failure(one, folder / one.name, str(story))
+                else:
+                    _keep_story(one, folder / one.name, story, options)
+                bar.update()
+                bar.set_postfix_str(f"{3600 * number / (time.perf_counter() - began):.0f} stories/hour")
+    untold = [one.name for one in mine if (folder / one.name / FAILURE).is_file()]
+    print(f"{len(mine) - len(untold)} of {len(mine)} stories told into {folder}{place}")
+    if untold:
+        print(f"not told, see {FAILURE} in {', '.join(untold[:5])}{' ...' if untold[5:] else ''}", file=sys.stderr)
+    place.wait_for_all()  # a process that ends with another code than 0 would end the others
+    return int(bool(untold or faults))
+
+
+def _checked_settings(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What the stories of a folder share; ValueError for one that was begun with others."""
+    names = ("steps", "guidance", "crossfade_sec", "max_new_tokens", "target_sr", "dtype")
+    settings = {name: getattr(options, name) for name in names}
+    settings["model"] = str(options.model_path or "audiostory-mini")
+    file = folder / SETTINGS
+    held = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
+    if others := [name for name, value in settings.items() if held.get(name) != value]:
+        raise ValueError(
+            f"the stories in {folder} were told with other settings than now ({', '.join(others)}: see {SETTINGS}); "
+            "give the same ones, or another --output"
+        )
+    return settings
+
+
+def _keep_story(one: Wanted, folder: Path, told: StoryAudio, options: argparse.Namespace) -> None:
+    from audiostory import sound
+    from audiostory.story_files import save
+
+    _sweep(folder)
+    if options.target_sr is not None:
+        told = told.resample(options.target_sr)
+    record = {
+        "instruction": one.instruction,
+        "asked": one._asdict(),
+        "model": str(options.model_path or "audiostory-mini"),
+        "audio_type": options.audio_type,
+        "rendering": asdict(told.rendering),
+    }
+    opening = None if one.audio is None else sound.read(one.audio)
+    save(told, folder, record, picture=not options.no_picture, opening=opening)
+    (folder / FAILURE).unlink(missing_ok=True)
+
+
+def _keep_failure(one: Wanted, folder: Path, reason: str) -> None:
+    from audiostory.disk import write_text
+
+    content = {"instruction": one.instruction, "asked": one._asdict(), "reason": reason}
+    write_text(folder / FAILURE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _sweep(folder: Path) -> None:
+    """Takes away what `story_files.save` leaves beside the folder when it is killed."""
+    unfinished = re.compile(re.escape(f".{folder.name}-") + "[a-z0-9_]{8}")
+    for path in folder.parent.iterdir():
+        if unfinished.fullmatch(path.name):
+            shutil.rmtree(path)
+
+
+def read_wanted(options: argparse.Namespace) -> tuple[list[Wanted], list[str]]:
+    """The stories of the input file, and what is wrong with the lines that are none."""
+    wanted: dict[str, Wanted] = {}
+    faults = []
+    for number, line in enumerate(options.input.read_bytes().split(b"\n"), 1):
+        if line.strip():
+            try:
+                one = _wanted(line, number, options)
+                if one.name in wanted:
+                    raise ValueError(f'its id "{one.name}" is that of a line before; give another')
+            except ValueError as error:
+                faults.append(f"{options.input}, line {number}: {error}")
+            else:
+                wanted[one.name] = one
+    return list(wanted.values()), faults
+
+
+def _wanted(line: bytes, number: int, options: argparse.Namespace) -> Wanted:
+    """ValueError for a line that is not as it should be."""
+    try:
+        row: Any = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode()  # half a character passes for JSON, and could not be written
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError('it must be an object, such as {"instruction": "rain, then a dog"}')
+    if strange := sorted(set(row) - {"id", "instruction", "total_seconds", "seed", "audio"}):
+        raise ValueError(f"it has {', '.join(strange)}, which is no key of a story")
+    name = row.get("id", f"{number:06d}")
+    total, seed, audio = (
+        row.get("total_seconds", options.total_duration),
+        row.get("seed", options.seed),
+        row.get("audio"),
+    )
+    kinds = {
+        "id": isinstance(name, str) and PLAIN_NAME.fullmatch(name) and name != SETTINGS,
+        "instruction": isinstance(row.get("instruction"), str) and row["instruction"].strip(),
+        "total_seconds": total is None or (type(total) in (int, float) and abs(total) < 1e9),
+        "seed": type(seed) is int and 0 <= seed < 2**63,
+        "audio": audio is None or isinstance(audio, str),
+    }
+    if wrong := [key for key, is_right in kinds.items() if not is_right]:
+        expected = (
+            "id a folder's name, instruction text, total_seconds a number or null, seed a whole number, audio a file"
+        )
+        raise ValueError(f"{' and '.join(wrong)} cannot be meant; expected: {expected}")
+    return Wanted(name=name, instruction=row["instruction"], total_seconds=total, seed=seed, audio=audio)
+
+
 def _answer(options: argparse.Namespace, folder: Path) -> None:
     pipeline = _load(options)
     answer = pipeline.describe(options.audio, options.question, max_new_tokens=options.max_new_tokens)
@@ -213,9 +515,11 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
     from transformers.utils import logging
 
     from audiostory.pipeline import MINI, AudioStoryPipeline
+    from audiostory.processes import Place
 
     logging.disable_progress_bar()  # loading takes a second; the bars that follow are ours
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = Place.of_environment().device(chosen) or chosen
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

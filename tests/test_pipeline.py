@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partialmethod
+from pathlib import Path
 
 import golden_weights
 import numpy as np
@@ -23,6 +25,8 @@ from audiostory.model.planner import Planner, reciting
 from audiostory.pipeline import AudioStoryPipeline, Plan, StoryError
 from audiostory.sound import Waveform
 from audiostory.story import Event, Instruction, ProblemKind, Storyline, script
+from audiostory.story.prompts import reasoning_text
+from audiostory.streaming import Part
 from audiostory.weights.ours import Settings
 
 RATE = 800  # of the tiny waveform codec
@@ -70,9 +74,16 @@ def writes(monkeypatch):
         vocabulary = tiny.vocabulary()
         prompt = script.prompt(Instruction(text="x"), vocabulary)
         ids = script.write(Instruction(text="x"), story, vocabulary).ids[len(prompt) :]
-        monkeypatch.setattr(Planner, "write", partialmethod(Planner.write, choose=reciting(ids, vocabulary)))
+        recites(monkeypatch, ids)
 
     return force
+
+
+def recites(monkeypatch, *answers: Sequence[int]) -> None:
+    """Makes the planner write these answers, whatever it is asked."""
+    choosers = [reciting(ids, tiny.vocabulary()) for ids in answers]
+    writing = partialmethod(Planner.writing, choose=lambda number, scores: choosers[number](scores))
+    monkeypatch.setattr(Planner, "writing", writing)
 
 
 def samples(told) -> np.ndarray:
@@ -272,20 +283,20 @@ def _noted(function, name, notes):
 def prompts(monkeypatch) -> list[list[int]]:
     """What the planner was given to go on from; it writes as before."""
     given: list[list[int]] = []
-    write = Planner.write
+    write = Planner.write_many
 
-    def noted(planner: Planner, ids, vocabulary, **options):
-        given.append(list(ids))
-        return write(planner, ids, vocabulary, **options)
+    def noted(planner: Planner, prompts, vocabulary, **options):
+        given.extend(list(ids) for ids in prompts)
+        return write(planner, prompts, vocabulary, **options)
 
-    monkeypatch.setattr(Planner, "write", noted)
+    monkeypatch.setattr(Planner, "write_many", noted)
     return given
 
 
 def answers(monkeypatch, text: str) -> None:
     vocabulary = tiny.vocabulary()
     ids = [*vocabulary.encode(text), vocabulary.im_end]
-    monkeypatch.setattr(Planner, "write", partialmethod(Planner.write, choose=reciting(ids, vocabulary)))
+    recites(monkeypatch, ids)
 
 
 def test_a_recording_is_described_in_words(listening, monkeypatch):
@@ -304,19 +315,22 @@ def test_many_questions_about_a_recording_are_asked_as_each_alone_and_it_is_hear
     vocabulary = tiny.vocabulary()
     heard: list[int] = []
     asked: list[tuple[list[int], torch.Tensor]] = []
-    features, write = AudioEncoder.features, Planner.write
+    features, write = AudioEncoder.features, Planner.write_many
 
     def noted(encoder: AudioEncoder, samples, num_tokens):
         heard.append(len(samples))
         return features(encoder, samples, num_tokens)
 
-    def answering(planner: Planner, ids, vocabulary, *, heard: torch.Tensor, **options):
-        asked.append((list(ids), heard))
-        answer = reciting([*vocabulary.encode(f"answer {len(asked)}"), vocabulary.im_end], vocabulary)
-        return write(planner, ids, vocabulary, heard=heard, choose=answer, **options)
+    def answering(planner: Planner, prompts, vocabulary, *, heard, **options):
+        asked.extend(zip(map(list, prompts), heard, strict=True))
+        answers = [[*vocabulary.encode(f"answer {number}"), vocabulary.im_end] for number in (1, 2, 3)]
+        choosers = [reciting(ids, vocabulary) for ids in answers]
+        return write(
+            planner, prompts, vocabulary, heard=heard, choose=lambda row, scores: choosers[row](scores), **options
+        )
 
     monkeypatch.setattr(AudioEncoder, "features", noted)
-    monkeypatch.setattr(Planner, "write", answering)
+    monkeypatch.setattr(Planner, "write_many", answering)
     questions = ["which sounds?", " is there a dog? ", "how many of them?"]
     answers = listening.describe(recording(1.5), questions, progress=False)
     assert answers == ["answer 1", "answer 2", "answer 3"]
@@ -329,20 +343,20 @@ def test_many_questions_about_a_recording_are_asked_as_each_alone_and_it_is_hear
 
 
 def test_one_question_too_long_is_refused_before_any_is_answered(listening, monkeypatch):
-    monkeypatch.setattr(Planner, "write", lambda *_, **__: pytest.fail("answered all the same"))
+    monkeypatch.setattr(Planner, "write_many", lambda *_, **__: pytest.fail("answered all the same"))
     with pytest.raises(ValueError, match="shorten it"):
         listening.describe(recording(1.5), ["which sounds?", "rain " * 2000], progress=False)
 
 
 def test_the_planner_is_given_what_the_listener_hears(listening, monkeypatch):
     given: list[torch.Tensor] = []
-    write = Planner.write
+    write = Planner.write_many
 
-    def noted(planner: Planner, ids, vocabulary, *, heard: torch.Tensor, **options):
-        given.append(heard)
-        return write(planner, ids, vocabulary, heard=heard, **options)
+    def noted(planner: Planner, prompts, vocabulary, *, heard, **options):
+        given.extend(heard)
+        return write(planner, prompts, vocabulary, heard=heard, **options)
 
-    monkeypatch.setattr(Planner, "write", noted)
+    monkeypatch.setattr(Planner, "write_many", noted)
     for seed in (0, 0, 1):
         listening.describe(recording(1.5, seed=seed), "x", max_new_tokens=2, progress=False)
     features = listening.audio_encoder.features(recording(1.5).samples[0], tiny.NUM_LISTENING)
@@ -515,6 +529,188 @@ def test_offloading_moves_the_listener_too(listening, writes):
     assert (samples(told) == samples(listening.continue_story(recording(1.0), "x", progress=False))).all()
 
 
+# Many stories
+
+
+def answer_of(story: Storyline) -> list[int]:
+    ids = script.write(Instruction(text="x"), story, tiny.vocabulary()).ids
+    return list(ids[len(script.prompt(Instruction(text="x"), tiny.vocabulary())) :])
+
+
+def test_stories_told_together_are_those_told_alone(pipeline, monkeypatch):
+    stories = [storyline(1.5, 2.5, 1.0), storyline(0.4), storyline(9.0, 0.7)]
+    instructions = ["three sounds", Instruction(text="a sound", total_seconds=1.2), "a long sound, then another"]
+    with monkeypatch.context() as patch:
+        recites(patch, *map(answer_of, stories))
+        together = list(pipeline.tell_many(instructions, seeds=[3, 4, 3], progress=False))
+    for told, instruction, story, seed in zip(together, instructions, stories, [3, 4, 3], strict=True):
+        with monkeypatch.context() as patch:
+            recites(patch, answer_of(story))
+            alone = pipeline(instruction, seed=seed, progress=False)
+        assert (told.storyline, told.rendering, told.times) == (alone.storyline, alone.rendering, alone.times)
+        assert told.problems == alone.problems
+        np.testing.assert_allclose(samples(told), samples(alone), rtol=0, atol=1e-5)
+        assert [clip.num_samples for clip in told.clips] == [clip.num_samples for clip in alone.clips]
+
+
+def test_stories_freely_planned_together_have_the_plans_of_those_planned_alone(pipeline):
+    """A network of random weights writes no story, but what it writes, and so what is wrong with it, is the same."""
+    instructions = ["a bell", "rain, then a dog that barks", Instruction(text="wind", total_seconds=20.0)]
+    together = list(pipeline.tell_many(instructions, seeds=[0, 0, 0], max_new_tokens=30, progress=False))
+    for told, instruction in zip(together, instructions, strict=True):
+        with pytest.raises(StoryError) as alone:
+            pipeline(instruction, max_new_tokens=30, progress=False)
+        assert isinstance(told, StoryError)
+        assert str(told) == str(alone.value)
+
+
+def test_a_story_that_cannot_be_told_stops_no_other(pipeline, monkeypatch):
+    nothing = [*tiny.vocabulary().encode("no events"), tiny.vocabulary().im_end]
+    recites(monkeypatch, answer_of(storyline(1.5)), nothing, answer_of(storyline(1.0)))
+    instructions = [
+        *("a bell", " ", Instruction(text="x", total_seconds=1e6), "rain"),
+        *(Instruction(text="and then?", audio=Path("nowhere.wav")), "a dog"),
+    ]
+    told = list(pipeline.tell_many(instructions, seeds=range(6), progress=False))
+    lengths = [None if isinstance(one, StoryError) else one.story.num_samples / RATE for one in told]
+    assert lengths == [1.5, None, None, None, None, 1.0]
+    reasons = ("instruction is empty", "1 to 600 seconds", "no complete event", "cannot listen")
+    assert all(reason in str(one) for reason, one in zip(reasons, told[1:5], strict=True))
+
+
+def test_stories_are_yielded_before_later_ones_are_planned(pipeline, prompts, monkeypatch):
+    monkeypatch.setattr(AudioStoryPipeline, "max_batch_scripts", 2)
+    told = pipeline.tell_many(["a", "b", "c"], seeds=[0, 0, 0], max_new_tokens=2, progress=False)
+    assert len(prompts) == 0
+    next(told)
+    assert len(prompts) == 2
+    assert len(list(told)) == 2
+    assert len(prompts) == 3
+
+
+def test_stories_of_an_offloaded_model_are_told_together(pipeline, monkeypatch):
+    parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
+    offloaded = AudioStoryPipeline(*parts, pipeline.settings)
+    offloaded.enable_model_cpu_offload(device="cpu")
+    recites(monkeypatch, answer_of(storyline(1.5)))
+    (told,) = offloaded.tell_many(["x"], seeds=[0], progress=False)
+    recites(monkeypatch, answer_of(storyline(1.5)))
+    assert (samples(told) == samples(pipeline("x", progress=False))).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seeds": [0]}, "2 instructions and 1 seeds"),
+        ({"seeds": [0, -1]}, "seed must be"),
+        ({"steps": 0}, "steps must be"),
+        ({"guidance": 0.5}, "guidance must be 1"),
+        ({"crossfade_seconds": 3.0}, "cross-fade must last"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be"),
+    ],
+)
+def test_choices_for_many_stories_that_cannot_be_meant_are_refused_at_once(pipeline, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.tell_many(["a", "b"], **{"seeds": [0, 1], **wrong})
+
+
+# Streaming
+
+
+def streamed(pipeline, **choices) -> list[Part]:
+    return list(pipeline.stream("sounds", **choices))
+
+
+@pytest.mark.parametrize("total_seconds", [None, 5.0, 14.3])
+@pytest.mark.parametrize("seconds", [(1.5, 2.5, 1.0), (0.3, 9.0, 0.7), (2.0,)])
+def test_the_parts_of_a_stream_are_the_story_told_at_once(pipeline, monkeypatch, seconds, total_seconds):
+    recites(monkeypatch, answer_of(storyline(*seconds)))
+    parts = streamed(pipeline, total_seconds=total_seconds, seed=5)
+    recites(monkeypatch, answer_of(storyline(*seconds)))
+    told = pipeline("sounds", total_seconds=total_seconds, seed=5, progress=False)
+    heard = np.concatenate([part.sound.samples for part in parts], axis=1)
+    np.testing.assert_allclose(heard, samples(told), rtol=0, atol=1e-5)
+    assert [part.event for part in parts] == list(told.storyline.events)
+    assert [(part.event.start, part.sound.num_samples) for part in parts] == [
+        (event.start, timeline.span(start, end, RATE))
+        for event, (start, end) in zip(told.storyline.events, told.times, strict=True)
+    ]
+
+
+def test_a_part_is_heard_as_soon_as_its_tokens_are_written(pipeline, monkeypatch):
+    recites(monkeypatch, answer_of(storyline(1.0, 1.0, 1.0)))
+    pieces, writing = [], Planner.writing
+    monkeypatch.setattr(
+        Planner, "writing", lambda *args, **options: (pieces.append(p) or p for p in writing(*args, **options))
+    )
+    closing = tiny.vocabulary().residual_close
+    for number, _ in enumerate(pipeline.stream("sounds"), 1):
+        assert pieces[-1].ids[-1] == closing
+        assert sum(piece.ids[-1] == closing for piece in pieces) == number
+    assert pieces[-1].ids == (tiny.vocabulary().im_end,)
+
+
+def planned_otherwise(reasoned: Storyline | str, written: Storyline) -> list[int]:
+    reasoning = reasoned if isinstance(reasoned, str) else reasoning_text(reasoned)
+    return answer_of(replace(written, reasoning=reasoning))
+
+
+def test_an_event_written_otherwise_than_planned_keeps_its_planned_time_and_is_a_problem(pipeline, monkeypatch):
+    recites(monkeypatch, planned_otherwise(storyline(1.5, 1.0, 1.0), storyline(1.5, 2.0, 1.0)))
+    parts = streamed(pipeline)
+    assert [part.event.seconds for part in parts] == [1.5, 1.0, 1.0]
+    assert [part.problems for part in parts[::2]] == [(), ()]
+    assert "event 2 was written with 2 s; it keeps the 1 s" in parts[1].problems[0].message
+
+
+def test_after_an_event_too_few_the_last_one_fades_out(pipeline, monkeypatch):
+    recites(monkeypatch, planned_otherwise(storyline(1.5, 1.0, 1.0), storyline(1.5, 1.0)))
+    parts = streamed(pipeline)
+    assert [part.sound.num_samples / RATE for part in parts] == [1.5, 1.0, 0.5]
+    assert abs(parts[2].sound.samples[0, -1]) == 0
+    assert "plans 3 events, and 2 were written" in parts[2].problems[0].message
+
+
+def test_an_event_too_many_is_not_heard(pipeline, monkeypatch):
+    recites(monkeypatch, planned_otherwise(storyline(1.5, 1.0), storyline(1.5, 1.0, 2.0)))
+    parts = streamed(pipeline)
+    assert sum(part.sound.num_samples for part in parts) == 2.5 * RATE
+    assert "plans 2 events, and 3 were written" in parts[-1].problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("reasoned", "wait_for_plan"), [("Two sounds, one after the other.", False), (storyline(0.5, 1.0, 3.0), True)]
+)
+def test_a_stream_that_waits_for_the_plan_is_the_story_told_at_once(pipeline, monkeypatch, reasoned, wait_for_plan):
+    answer = planned_otherwise(reasoned, storyline(1.5, 1.0))
+    recites(monkeypatch, answer)
+    parts = streamed(pipeline, total_seconds=4.0, wait_for_plan=wait_for_plan)
+    heard = np.concatenate([part.sound.samples for part in parts], axis=1)
+    recites(monkeypatch, answer)
+    told = pipeline("sounds", total_seconds=4.0, progress=False)
+    np.testing.assert_allclose(heard, samples(told), rtol=0, atol=1e-5)
+
+
+def test_a_stream_without_an_event_says_what_to_do(pipeline):
+    with pytest.raises(StoryError, match="no complete event"):
+        streamed(pipeline, max_new_tokens=20)
+
+
+def test_a_stream_that_cannot_be_meant_is_refused_at_once(pipeline):
+    for wrong, message in (
+        ({"steps": 0}, "steps must be"),
+        ({"total_seconds": -1}, "1 to 600 seconds"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipeline.stream("sounds", **wrong)
+    parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
+    offloaded = AudioStoryPipeline(*parts, pipeline.settings)
+    offloaded.enable_model_cpu_offload(device="cpu")
+    with pytest.raises(ValueError, match="offloaded cannot stream"):
+        offloaded.stream("sounds")
+
+
 # What is refused, before any work
 
 
@@ -538,7 +734,7 @@ def test_offloading_moves_the_listener_too(listening, writes):
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_planning(pipeline, monkeypatch, wrong, message):
-    monkeypatch.setattr(Planner, "write", lambda *_, **__: pytest.fail("planned all the same"))
+    monkeypatch.setattr(Planner, "write_many", lambda *_, **__: pytest.fail("planned all the same"))
     with pytest.raises(ValueError, match=message):
         pipeline(**{"instruction": "rain", "total_seconds": 10.0, "progress": False, **wrong})
 

@@ -23,7 +23,8 @@ ARROWS: dict[str, set[str]] = {
     "weights": {"model", "story"},
     "dataset": {"story", "sound", "model.inputs"},
     "training": {"dataset", "model", "weights", "story", "sound", "picture"},
-    "pipeline": {"story", "model", "sound", "weights", "timeline", "story_audio"},
+    "streaming": {"story", "sound"},
+    "pipeline": {"story", "model", "sound", "weights", "timeline", "story_audio", "streaming"},
     "parity": {"story", "model", "sound", "weights", "timeline", "pipeline"},
     "story_files": {"pipeline", "sound", "picture"},
     "composing": set(),
@@ -41,7 +42,16 @@ ARROWS: dict[str, set[str]] = {
 EVERYBODYS = ("composing", "disk", "lines", "processes")
 COMMANDS = {"train", "evaluate", "scripts"}
 WITHOUT_TORCH = [
-    *("sound.py", "timeline.py", "story_audio.py", "story", "soundworld", "dataset/manifest.py", "training/stages.py"),
+    *(
+        "sound.py",
+        "timeline.py",
+        "story_audio.py",
+        "streaming.py",
+        "story",
+        "soundworld",
+        "dataset/manifest.py",
+        "training/stages.py",
+    ),
     *("composing.py", "disk.py", "lines.py", "processes.py", "model_answers.py", "systems/asked.py", "as10k"),
     *("benchmark/judge", "benchmark/metrics", "benchmark/ablations"),
     *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening", "tasks")),

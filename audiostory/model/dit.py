@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, cast
 
 import torch
@@ -16,12 +18,23 @@ import torch.nn.functional as F  # noqa: N812
 from diffusers import ConfigMixin, FluxTransformer2DModel, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from audiostory.model import flow
 from audiostory.model.inputs import Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What the network makes of a condition whatever the latents and the time are: once for all steps of a solver."""
+
+    context: Float[Tensor, "S N D"]
+    pooled: Float[Tensor, "S D"]
+    rotary: tuple[Float[Tensor, "L A"], Float[Tensor, "L A"]]
+    mask: Bool[Tensor, "S L"] | None
 
 
 class VelocityDiT(ModelMixin, ConfigMixin):
@@ -79,7 +92,7 @@ class VelocityDiT(ModelMixin, ConfigMixin):
         self,
         latents: Float[Tensor, "S T Z"],
         sigma: Float[Tensor, " #S"],
-        condition: Condition,
+        condition: Condition | Prepared,
         frames: Int[Tensor, " S"] | None = None,
     ) -> Float[Tensor, "S T Z"]:
         """The velocity, in the dtype of `latents` whatever the weights are in. `sigma` has one entry, or one per clip.
@@ -87,20 +100,33 @@ class VelocityDiT(ModelMixin, ConfigMixin):
         `frames` counts each clip's own frames when shorter clips are padded to T: padding is then masked out of the
         attention, and its velocity means nothing. Leave it out when no clip is padded; that is the release's path and
         the faster attention. We do not look for ourselves, since reading `frames` would wait for the GPU. Padding may
-        hold anything finite.
+        hold anything finite. A condition that was prepared knows its frames.
         """
+        told = condition if isinstance(condition, Prepared) else self.prepare(condition, latents.shape[1], frames)
+        flux, context = self.transformer, told.context
+        hidden = flux.x_embedder(latents.to(self.dtype))  # [S T D]
+        # flux.time_text_embed in two: what it makes of the condition is in `told`.
+        time = flux.time_text_embed.time_proj(1000 * sigma.float())
+        modulation = flux.time_text_embed.timestep_embedder(time.to(told.pooled.dtype)) + told.pooled  # [S D]
+        attention = None if told.mask is None else {"attention_mask": told.mask}
+        for block in self.blocks:
+            context, hidden = self._run(block, hidden, context, modulation, told.rotary, attention)
+        return flux.proj_out(flux.norm_out(hidden, modulation)).to(latents.dtype)
+
+    @apply_forward_hook
+    def prepare(self, condition: Condition, num_frames: int, frames: Int[Tensor, " S"] | None = None) -> Prepared:
+        """For latents of `num_frames`, and `frames` as in `forward`."""
         flux = self.transformer
         tokens = condition.tokens.to(self.dtype)  # [S N C]
         duration = self.duration_embedder(condition.seconds).to(self.dtype)  # [S C]
         context = flux.context_embedder(torch.cat([tokens, duration[:, None]], dim=1))  # [S N+1 D]
-        hidden = flux.x_embedder(latents.to(self.dtype))  # [S T D]
         pooled = F.relu(self.pooled(tokens.mean(dim=1)))  # the duration token is not pooled
-        modulation = flux.time_text_embed(1000 * sigma.float(), pooled)  # [S D]
-        rotary = flux.pos_embed(_positions(context.shape[1], hidden.shape[1], hidden.device))
-        attention = None if frames is None else {"attention_mask": _mask(frames, context.shape[1], hidden.shape[1])}
-        for block in self.blocks:
-            context, hidden = self._run(block, hidden, context, modulation, rotary, attention)
-        return flux.proj_out(flux.norm_out(hidden, modulation)).to(latents.dtype)
+        return Prepared(
+            context=context,
+            pooled=flux.time_text_embed.text_embedder(pooled),
+            rotary=flux.pos_embed(_positions(context.shape[1], num_frames, context.device)),
+            mask=None if frames is None else _mask(frames, context.shape[1], num_frames),
+        )
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -145,21 +171,24 @@ def guided_velocity(
     guidance: float | None,
     frames: Int[Tensor, " S"] | None = None,
 ) -> flow.Velocity:
-    """The velocity that `flow.euler` follows, for all S clips at once.
+    """The velocity that `flow.euler` follows, for all S clips at once; what the network makes of their condition alone
+    is computed at the first step.
 
     With guidance above 1 every call is one forward over 2 S clips, the unconditional half first; both halves are told
     the same seconds (SPEC 7). Without, or with guidance of 1 or less, the condition is simply followed.
     """
     if guidance is None or guidance <= 1:
-        return lambda latents, sigma: dit(latents, sigma, condition, frames)
+        once = cache(lambda num_frames: dit.prepare(condition, num_frames, frames))
+        return lambda latents, sigma: dit(latents, sigma, once(latents.shape[1]))
     both = Condition(
         tokens=torch.cat([unconditional.to(condition.tokens).expand_as(condition.tokens), condition.tokens]),
         seconds=condition.seconds.repeat(2),
     )
     both_frames = None if frames is None else frames.repeat(2)
+    once = cache(lambda num_frames: dit.prepare(both, num_frames, both_frames))
 
     def velocity(latents: Float[Tensor, "S T Z"], sigma: Float[Tensor, " 1"]) -> Float[Tensor, "S T Z"]:
-        halves = dit(latents.repeat(2, 1, 1), sigma, both, both_frames).chunk(2)
+        halves = dit(latents.repeat(2, 1, 1), sigma, once(latents.shape[1])).chunk(2)
         return flow.guide(*halves, scale=guidance)
 
     return velocity

@@ -1,16 +1,17 @@
 """The planner: a Qwen2.5 that reads an instruction and writes the story as tokens, bridge tokens included.
 
 It stands on both walks. In training, `states` gives the teacher-forced states, and `logits` applies the head only where
-a loss asks for it. In telling, `write` writes greedily with a KV cache. The ids between `<t5>` and `</t5>`, and between
-`<aud>` and `</aud>`, are known in advance, so each such block goes through the network in one forward: the same states
-and the same cache as token by token, at the price of one token (SPEC 10).
+a loss asks for it. In telling, `writing` writes greedily, many scripts at a time, and `write` and `write_many` wait for
+its end. The ids between `<t5>` and `</t5>`, and between `<aud>` and `</aud>`, are known in advance, so each such block
+goes through the network in one forward: the same states and the same cache as token by token, at the price of one token
+(SPEC 10).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from audiostory.model.cache import RaggedCache
 from audiostory.model.inputs import BridgeTokens
 from audiostory.story import script
 from audiostory.story.vocabulary import Vocabulary
@@ -65,8 +68,42 @@ class Written:
     finished: bool
 
 
-def greedy(scores: Float[Tensor, " V"]) -> int:
-    return int(scores.argmax())
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one of several scripts gains in a step: a token, or a bridge block with the states at all of its ids."""
+
+    script: int
+    ids: tuple[int, ...]
+    states: Float[Tensor, "K H"] | None = None
+
+
+class Answer:
+    """An answer that grows by pieces. Of states it keeps those of bridge blocks only."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self._blocks: dict[int, Tensor] = {}  # the states at a block's numbered tokens, by the place of the first
+
+    def add(self, piece: Piece) -> None:
+        if piece.states is not None:
+            self._blocks[len(self.ids) + 1] = piece.states[1:-1]
+        self.ids.extend(piece.ids)
+
+    def written(self, vocabulary: Vocabulary, empty: Float[Tensor, "0 H"]) -> Written:
+        """The answer as it stands. `empty` has the width and the kind of the states, where there may be none."""
+        slots = script.read(self.ids, vocabulary).slots
+
+        def gather(starts: list[int], num_tokens: int) -> Tensor:
+            states = [self._blocks[start] for start in starts]
+            return torch.stack(states) if states else empty[:, None].expand(-1, num_tokens, -1)  # [S M H]
+
+        semantic = gather([slot.semantic.start for slot in slots], len(vocabulary.semantic_ids))
+        residual = gather([slot.residual.start for slot in slots], len(vocabulary.residual_ids))
+        return Written(
+            ids=tuple(self.ids),
+            bridge=BridgeTokens(semantic=semantic, residual=residual),
+            finished=bool(self.ids) and self.ids[-1] in vocabulary.stop_ids,
+        )
 
 
 def following(vocabulary: Vocabulary) -> dict[int, tuple[int, ...]]:
@@ -216,7 +253,6 @@ class Planner(nn.Module):
     def logits(self, states: Float[Tensor, "... H"]) -> Float[Tensor, "... V"]:
         return self.qwen.lm_head(states)
 
-    @torch.no_grad()
     def write(
         self,
         prompt_ids: Sequence[int],
@@ -226,45 +262,139 @@ class Planner(nn.Module):
         max_new_tokens: int = 1600,
         repetition_penalty: float = 1.0,
         free_bridge_score: float = -math.inf,
-        choose: Callable[[Float[Tensor, " V"]], int] = greedy,
+        choose: Callable[[Float[Tensor, " V"]], int] | None = None,
         on_tokens: Callable[[tuple[int, ...]], None] | None = None,
     ) -> Written:
-        """Writes the answer to a prompt, token by token and bridge block by bridge block.
-
-        Ends after a stop id, or unfinished before the token or block that would exceed `max_new_tokens`. The repetition
-        penalty, 1.05 in the release, is over prompt and answer (SPEC 4); for `free_bridge_score` see WritingRules.
-        `heard` are the tokens of the prompt's recording. `choose` picks the next id from the scores; `on_tokens` is
-        told the ids just written. ValueError for a prompt, a recording or a vocabulary that does not fit.
-        """
-        assert not self.training, "write() needs planner.eval(): LoRA's dropout would be written along"
-        self._check(prompt_ids, vocabulary, repetition_penalty)
-        rules = WritingRules(
-            vocabulary, repetition_penalty, self.qwen.config.vocab_size, self.device, free_bridge_score
+        """The answer to one prompt, about whose recording `heard` are the tokens; the rest is as in `write_many`."""
+        (written,) = self.write_many(
+            [prompt_ids],
+            vocabulary,
+            heard=[heard],
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
+            free_bridge_score=free_bridge_score,
+            choose=None if choose is None else lambda script, scores: choose(scores),
+            on_tokens=on_tokens,
         )
-        cache = DynamicCache(config=self.qwen.config)
-        states = self._feed(self.hear(prompt_ids, vocabulary, heard), cache)
-        rules.heed(prompt_ids)
-        answer: list[int] = []
-        answer_states = [states[:, :0]]
-        finished = False
-        while not finished and len(answer) < max_new_tokens:
-            token = choose(rules.scores(self.logits(states[0, -1])))
-            piece = (token, *rules.following.get(token, ()))
-            if len(answer) + len(piece) > max_new_tokens:
-                break
-            states = self._feed(self.embed(torch.tensor([piece], device=self.device)), cache)
-            rules.heed(piece)
-            answer.extend(piece)
-            answer_states.append(states)
-            if on_tokens is not None:
-                on_tokens(piece)
-            finished = token in vocabulary.stop_ids
-        bridge = _bridge_tokens(torch.cat(answer_states, dim=1)[0], answer, vocabulary)
-        return Written(ids=tuple(answer), bridge=bridge, finished=finished)
+        return written
 
-    def _feed(self, embeddings: Float[Tensor, "1 L H"], cache: DynamicCache) -> Float[Tensor, "1 L H"]:
-        """Appends tokens to what the cache holds; the states at them."""
-        return self.qwen.model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True).last_hidden_state
+    def write_many(
+        self,
+        prompts: Sequence[Sequence[int]],
+        vocabulary: Vocabulary,
+        *,
+        on_tokens: Callable[[tuple[int, ...]], None] | None = None,
+        **choices: Any,
+    ) -> list[Written]:
+        """The answers to several prompts, written together: the same ids as one by one, and the same states but for
+        rounding. The choices are those of `writing`; `on_tokens` is told the ids just written, of whichever answer."""
+        answers = [Answer() for _ in prompts]
+        for piece in self.writing(prompts, vocabulary, **choices):
+            answers[piece.script].add(piece)
+            if on_tokens is not None:
+                on_tokens(piece.ids)
+        empty = self.qwen.lm_head.weight.new_empty(0, self.qwen.config.hidden_size)
+        return [answer.written(vocabulary, empty) for answer in answers]
+
+    @torch.no_grad()
+    def writing(
+        self,
+        prompts: Sequence[Sequence[int]],
+        vocabulary: Vocabulary,
+        *,
+        heard: Sequence[Float[Tensor, "_ H"] | None] | None = None,
+        max_new_tokens: int = 1600,
+        repetition_penalty: float = 1.0,
+        free_bridge_score: float = -math.inf,
+        choose: Callable[[int, Float[Tensor, " V"]], int] | None = None,
+    ) -> Iterator[Piece]:
+        """The pieces of answers to several prompts as they are written, a step of all of them at a time.
+
+        An answer ends after a stop id, or unfinished before the token or block that would exceed `max_new_tokens` or
+        the planner's context. The repetition penalty, 1.05 in the release, is over prompt and answer (SPEC 4); for
+        `free_bridge_score` see WritingRules. `heard` are the tokens of each prompt's recording. `choose` picks the next
+        id from a script's scores, in place of the greatest. ValueError for a prompt, a recording or a vocabulary that
+        does not fit.
+        """
+        assert not self.training, "writing needs planner.eval(): LoRA's dropout would be written along"
+        for prompt in prompts:
+            self._check(prompt, vocabulary, repetition_penalty)
+        if not prompts:
+            return
+        config = self.qwen.config
+        rules = WritingRules(
+            vocabulary, repetition_penalty, config.vocab_size, self.device, free_bridge_score, num_rows=len(prompts)
+        )
+        cache = RaggedCache(len(prompts), self.device)
+        last = self._begin(prompts, vocabulary, heard, cache)  # [R H], the states that the next ids are read from
+        for row, prompt in enumerate(prompts):
+            rules.heed(prompt, [row])
+        scripts = list(range(len(prompts)))  # which of them each row still writes
+        room = [min(max_new_tokens, config.max_position_embeddings - len(prompt)) for prompt in prompts]
+        while scripts:
+            scores = rules.scores(self.logits(last))
+            if choose is None:
+                tokens = scores.argmax(dim=-1)
+            else:
+                chosen = [choose(one, row) if left else 0 for one, row, left in zip(scripts, scores, room, strict=True)]
+                tokens = torch.tensor(chosen, device=self.device)
+            # The one wait for the device in a step of all scripts:
+            pieces = [(token, *rules.following.get(token, ())) for token in tokens.tolist()]
+            fits = [row for row, piece in enumerate(pieces) if len(piece) <= room[row]]
+            yield from (
+                Piece(script=scripts[row], ids=pieces[row]) for row in fits if pieces[row][0] in vocabulary.stop_ids
+            )
+            going = [row for row in fits if pieces[row][0] not in vocabulary.stop_ids]
+            if len(going) < len(scripts):
+                cache.keep(going)
+                rules.keep(going)
+                tokens = tokens[going]
+                scripts, pieces = [scripts[row] for row in going], [pieces[row] for row in going]
+            room = [room[row] - len(piece) for row, piece in zip(going, pieces, strict=True)]
+            last = torch.empty_like(last[: len(scripts)])
+            for piece, numbers in _alike(pieces):
+                whole = len(numbers) == len(scripts)  # then nothing is copied to the device, which would wait for it
+                rows = torch.arange(len(numbers), device=self.device) if whole else tokens.new_tensor(numbers)
+                ids = tokens[rows, None] if piece is None else torch.tensor([piece] * len(numbers), device=self.device)
+                rules.heed(ids, rows)
+                states = self._feed(self.embed(ids), cache, rows, numbers)
+                last[rows] = states[:, -1]
+                for number, at in zip(numbers, states, strict=True):
+                    yield Piece(script=scripts[number], ids=pieces[number], states=at if piece else None)
+
+    def _begin(
+        self,
+        prompts: Sequence[Sequence[int]],
+        vocabulary: Vocabulary,
+        heard: Sequence[Float[Tensor, "_ H"] | None] | None,
+        cache: RaggedCache,
+    ) -> Float[Tensor, "R H"]:
+        """The states at the last ids of the prompts, which are padded on the right, where nothing looks."""
+        recordings = [None] * len(prompts) if heard is None else heard
+        rows = [self.hear(ids, vocabulary, tokens)[0] for ids, tokens in zip(prompts, recordings, strict=True)]
+        lengths = [len(ids) for ids in prompts]
+        numbers = torch.arange(len(prompts), device=self.device)
+        states = self._feed(pad_sequence(rows, batch_first=True), cache, numbers, range(len(prompts)), lengths)
+        return states[numbers, torch.tensor(lengths, device=self.device) - 1]
+
+    def _feed(
+        self,
+        embeddings: Float[Tensor, "r q H"],
+        cache: RaggedCache,
+        rows: Int[Tensor, " r"],
+        numbers: Sequence[int],
+        own: Sequence[int] | None = None,
+    ) -> Float[Tensor, "r q H"]:
+        """Appends tokens to what the cache holds of some rows; the states at them."""
+        positions, mask = cache.reserve(rows, numbers, embeddings.shape[1], own)
+        network: Any = self.qwen.model  # takes any cache that has an `update`
+        return network(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            attention_mask={"full_attention": mask},
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
 
     def _check(self, prompt_ids: Sequence[int], vocabulary: Vocabulary, repetition_penalty: float) -> None:
         rows = self.qwen.config.vocab_size
@@ -291,7 +421,7 @@ class WritingRules:
 
     Bridge ids come only as part of a block, so anywhere else they get `free_bridge_score`. The release's is 0: the same
     choice whenever the best score is positive, and nonsense when it is not (SPEC 9, row 8). `following` leads from an
-    id to what must come after it.
+    id to what must come after it. Each of `num_rows` scripts is penalised for its own ids.
     """
 
     def __init__(
@@ -301,36 +431,39 @@ class WritingRules:
         rows: int,
         device: torch.device | str,
         free_bridge_score: float = -math.inf,
+        num_rows: int = 1,
     ) -> None:
         self._penalty, self._free_bridge_score = repetition_penalty, free_bridge_score
-        self._seen = torch.zeros(rows, dtype=torch.bool, device=device)
-        self._bridge, self._absent = torch.zeros_like(self._seen), torch.zeros_like(self._seen)
+        self._seen = torch.zeros(num_rows, rows, dtype=torch.bool, device=device)
+        self._bridge, self._absent = torch.zeros_like(self._seen[0]), torch.zeros_like(self._seen[0])
         self._bridge[[*vocabulary.semantic_block, *vocabulary.residual_block]] = True
         self._absent[len(vocabulary) :] = True  # Qwen's tables have more rows than its tokenizer has tokens
         self.following = following(vocabulary)
 
-    def heed(self, ids: Sequence[int]) -> None:
-        self._seen[list(ids)] = True
+    def heed(self, ids: Sequence[int] | Int[Tensor, "r K"], rows: Sequence[int] | Int[Tensor, " r"] = (0,)) -> None:
+        """The ids stand in these scripts from now on."""
+        places = torch.as_tensor(rows, device=self._seen.device)[:, None]
+        self._seen[places, torch.as_tensor(ids, device=self._seen.device)] = True
 
-    def penalised(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+    def keep(self, rows: Sequence[int]) -> None:
+        """Lets go of all scripts but these, which are counted from 0 again."""
+        self._seen = self._seen[list(rows)]
+
+    def penalised(self, logits: Float[Tensor, "*R V"]) -> Float[Tensor, "*R V"]:
         scores = logits.float()
+        if self._penalty == 1.0:
+            return scores
         penalised = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
-        return torch.where(self._seen, penalised, scores)
+        return torch.where(self._seen.view(scores.shape), penalised, scores)
 
-    def scores(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+    def scores(self, logits: Float[Tensor, "*R V"]) -> Float[Tensor, "*R V"]:
         scores = self.penalised(logits).masked_fill(self._bridge, self._free_bridge_score)
         return scores.masked_fill(self._absent, -torch.inf)
 
 
-def _bridge_tokens(states: Float[Tensor, "L H"], answer: Sequence[int], vocabulary: Vocabulary) -> BridgeTokens:
-    """The states at the numbered tokens of every complete event."""
-    slots = script.read(answer, vocabulary).slots
-
-    def gather(ranges: list[range], num_tokens: int) -> Tensor:
-        positions = torch.tensor([list(positions) for positions in ranges], dtype=torch.long, device=states.device)
-        return states[positions.reshape(len(ranges), num_tokens)]  # [S M H]; without events [0 M H]
-
-    return BridgeTokens(
-        semantic=gather([slot.semantic for slot in slots], len(vocabulary.semantic_ids)),
-        residual=gather([slot.residual for slot in slots], len(vocabulary.residual_ids)),
-    )
+def _alike(pieces: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...] | None, list[int]]]:
+    """The rows that go through the network together: those that write one token, as None, and those of each block."""
+    groups: dict[tuple[int, ...] | None, list[int]] = {}
+    for row, piece in enumerate(pieces):
+        groups.setdefault(piece if len(piece) > 1 else None, []).append(row)
+    return list(groups.items())

@@ -28,12 +28,13 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def recited(monkeypatch):
-    write = Planner.write
+    write = Planner.write_many
 
-    def recite(planner, prompt_ids, vocabulary, **settings):
-        return write(planner, prompt_ids, vocabulary, **{**settings, "choose": reciting(SCRIPT, vocabulary)})
+    def recite(planner, prompts, vocabulary, **settings):
+        chooser = reciting(SCRIPT, vocabulary)
+        return write(planner, prompts, vocabulary, **{**settings, "choose": lambda number, scores: chooser(scores)})
 
-    monkeypatch.setattr(Planner, "write", recite)
+    monkeypatch.setattr(Planner, "write_many", recite)
 
 
 def run(checkpoint: Path, *flags: str) -> int:

@@ -151,6 +151,25 @@ def test_frames_that_pad_nothing_change_nothing(dit: VelocityDiT):
     assert_close(masked, dit(latents, sigma, condition), rtol=0, atol=1e-6)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("guidance", [None, 4.0])
+def test_what_stays_over_the_steps_is_computed_once_and_changes_nothing(dit: VelocityDiT, monkeypatch, guidance):
+    noise, _, condition = inputs(2, 12)
+    frames, unconditional = torch.tensor([12, 7]), torch.randn(5, 24)
+    dropped = Condition(tokens=unconditional.expand(2, -1, -1), seconds=condition.seconds)
+
+    def afresh(latents: Tensor, sigma: Tensor) -> Tensor:
+        followed = dit(latents, sigma, condition, frames)
+        return followed if guidance is None else flow.guide(dit(latents, sigma, dropped, frames), followed, guidance)
+
+    expected = flow.euler(afresh, noise, 3)
+    prepared, prepare = [], VelocityDiT.prepare
+    monkeypatch.setattr(VelocityDiT, "prepare", lambda *args: prepared.append(args) or prepare(*args))
+    once = flow.euler(guided_velocity(dit, condition, unconditional, guidance, frames), noise, 3)
+    assert len(prepared) == 1
+    assert_close(once, expected, rtol=0, atol=0 if guidance is None else 1e-5)
+
+
 # Guidance and conditioning
 
 

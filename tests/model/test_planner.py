@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from audiostory.model import tiny
-from audiostory.model.planner import LoraSettings, Planner, PlannerConfig, greedy, reciting
+from audiostory.model.planner import LoraSettings, Planner, PlannerConfig, reciting
 from audiostory.story import Instruction, script
 from audiostory.story.vocabulary import Vocabulary
 
@@ -77,7 +77,7 @@ def test_writing_freely_gives_the_recorded_ids_and_scores(recorded, vocabulary):
 
     def choose(scores):
         seen.append(scores)
-        return greedy(scores)
+        return int(scores.argmax())
 
     written = recorded.write(
         FREE["prompt_ids"][0].tolist(), vocabulary, max_new_tokens=40, repetition_penalty=1.05, choose=choose
@@ -128,6 +128,84 @@ def test_a_block_in_one_forward_equals_token_by_token(vocabulary):
     free = offered[0].isfinite()
     stepwise = planner.logits(torch.stack([states[place] for place in before]))
     assert torch.allclose(torch.stack(offered)[:, free], stepwise[:, free], atol=1e-5)
+
+
+PROMPTS = ("<|im_start|>rain<|think|>", "<|think|>", "<|im_start|>a dog barks in the rain<|think|>")
+
+
+def test_scripts_written_together_are_those_written_alone(vocabulary):
+    """They reach their blocks at different steps, and end at different ones."""
+    planner = random_planner()
+    prompts = [vocabulary.encode(text) for text in PROMPTS]
+    answers = [answer_ids(vocabulary, 2), answer_ids(vocabulary, 1)[:-1] + [5] * 7, answer_ids(vocabulary, 3)[3:]]
+
+    def written_by(choosers, write):
+        offered = [[] for _ in choosers]
+        written = write(lambda number, scores: offered[number].append(scores) or choosers[number](scores))
+        return written, [torch.stack(scores) for scores in offered]
+
+    def together(choose):
+        return planner.write_many(
+            prompts, vocabulary, max_new_tokens=100, choose=choose, on_tokens=lambda piece: pieces.append(piece)
+        )
+
+    def alone(choose):
+        return [
+            planner.write(prompt, vocabulary, max_new_tokens=100, choose=lambda scores, i=i: choose(i, scores))
+            for i, prompt in enumerate(prompts)
+        ]
+
+    pieces = []
+    filled = [[*answer, *[7] * 100][:100] if answer[-1] != vocabulary.im_end else answer for answer in answers]
+    many, many_scores = written_by([reciting(ids, vocabulary) for ids in filled], together)
+    one_by_one, scores = written_by([reciting(ids, vocabulary) for ids in filled], alone)
+    for ours, theirs, offered, expected in zip(many, one_by_one, many_scores, scores, strict=True):
+        assert ours.ids == theirs.ids
+        assert ours.finished == theirs.finished
+        torch.testing.assert_close(ours.bridge.semantic, theirs.bridge.semantic, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours.bridge.residual, theirs.bridge.residual, rtol=0, atol=1e-5)
+        torch.testing.assert_close(offered, expected, rtol=0, atol=1e-5)
+    assert [len(one.bridge.semantic) for one in many] == [2, 1, 3]
+    assert [one.finished for one in many] == [True, False, True]
+    assert sum(map(len, pieces)) == sum(len(one.ids) for one in many)
+
+
+@pytest.mark.parametrize("repetition_penalty", [1.0, 1.3])
+def test_free_scripts_written_together_have_the_ids_of_those_written_alone(vocabulary, repetition_penalty):
+    planner = random_planner(tie=False)
+    prompts = [vocabulary.encode(text) for text in (*PROMPTS, "rain and rain", "x")]
+    choices = {"max_new_tokens": 40, "repetition_penalty": repetition_penalty}
+    many = planner.write_many(prompts, vocabulary, **choices)
+    assert [one.ids for one in many] == [planner.write(prompt, vocabulary, **choices).ids for prompt in prompts]
+    assert len({one.ids for one in many}) > 1
+
+
+def test_scripts_written_together_hear_each_its_own_recording():
+    planner, vocabulary = tiny.planner(), tiny.vocabulary()
+    generator = torch.Generator().manual_seed(1)
+    heard = [torch.randn(num, tiny.PLANNER_WIDTH, generator=generator) for num in (6, 2)]
+    prompts = [listening_prompt(6), listening_prompt(2), vocabulary.encode("<|think|>")]
+    answer = script.write(Instruction(text="x"), tiny.STORIES[0][1], vocabulary).ids
+    answer = answer[answer.index(vocabulary.think) + 1 :]
+    choosers = [reciting(answer, vocabulary) for _ in prompts]
+    many = planner.write_many(
+        prompts, vocabulary, heard=[*heard, None], choose=lambda number, scores: choosers[number](scores)
+    )
+    for prompt, tokens, ours in zip(prompts, [*heard, None], many, strict=True):
+        theirs = planner.write(prompt, vocabulary, heard=tokens, choose=reciting(answer, vocabulary))
+        torch.testing.assert_close(ours.bridge.semantic, theirs.bridge.semantic, rtol=0, atol=1e-5)
+    assert not torch.allclose(many[0].bridge.semantic, many[1].bridge.semantic, atol=1e-3)
+
+
+def test_a_script_ends_where_the_planners_context_does(vocabulary):
+    planner = random_planner(max_positions=20)
+    long, short = planner.write_many([[1] * 15, [1] * 4], vocabulary, choose=lambda number, scores: 7)
+    assert (len(long.ids), len(short.ids)) == (5, 16)
+    assert not long.finished
+
+
+def test_nothing_asked_is_nothing_written(vocabulary):
+    assert random_planner().write_many([], vocabulary) == []
 
 
 def listening_prompt(num: int) -> list[int]:

@@ -37,7 +37,7 @@ from audiostory import timeline
 from audiostory.model import flow
 from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
-from audiostory.model.dit import VelocityDiT, guided_velocity
+from audiostory.model.dit import VelocityDiT, denoise
 from audiostory.model.inputs import BridgeTokens, Condition
 from audiostory.model.listener import Audio, AudioEncoder, Listener, ListenerProjector, Recording
 from audiostory.model.planner import Answer, Planner, Written
@@ -653,22 +653,19 @@ class AudioStoryPipeline(DiffusionPipeline):
 
     def _solve_batch(self, takes: Sequence[_Take], rendering: Rendering, bar: tqdm) -> list[Float[Tensor, "_ Z"]]:
         tokens = torch.stack([take.tokens for take in takes])  # [S M C]
-        device = tokens.device
-        frames = [len(take.noise) for take in takes]
-        padded = torch.nn.utils.rnn.pad_sequence([take.noise for take in takes], batch_first=True).to(device)  # [S T Z]
-        velocity = guided_velocity(
-            self.dit,
-            Condition(tokens=tokens, seconds=torch.tensor([take.seconds for take in takes], device=device)),
-            self.bridge.unconditional.to(device),
-            rendering.guidance,
-            None if min(frames) == max(frames) else torch.tensor(frames, device=device),
-        )
 
         def advance(step: int, latents: Tensor) -> None:
             bar.update()
 
-        latents = flow.euler(velocity, padded, rendering.steps, on_step=advance)
-        return [clip[:count] for clip, count in zip(latents, frames, strict=True)]
+        return denoise(
+            self.dit,
+            [take.noise for take in takes],
+            Condition(tokens=tokens, seconds=torch.tensor([take.seconds for take in takes], device=tokens.device)),
+            self.bridge.unconditional.to(tokens.device),
+            steps=rendering.steps,
+            guidance=rendering.guidance,
+            on_step=advance,
+        )
 
     def _decode(
         self, clips: Sequence[Clip], latents: Sequence[Float[Tensor, "T Z"]], rendering: Rendering, progress: bool

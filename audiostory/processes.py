@@ -27,7 +27,7 @@ class Place(NamedTuple):
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def device(self, asked: str | None) -> str | None:
+    def device(self, asked: str) -> str:
         """The device asked for; with several processes, "cuda" is the process's own."""
         return f"cuda:{self.local_rank}" if asked == "cuda" else asked
 

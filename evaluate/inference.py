@@ -519,7 +519,7 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
 
     logging.disable_progress_bar()  # loading takes a second; the bars that follow are ours
     chosen = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    device = Place.of_environment().device(chosen) or chosen
+    device = Place.of_environment().device(chosen)
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -48,7 +48,7 @@ def run(benchmark: Benchmark, suite: Recordings, place: Place) -> Iterator[tuple
     items = items[: suite.num]
     if unknown := [name for name in suite.controls if name not in CONTROLS]:
         raise ValueError(f"suite.controls has {unknown[0]!r}; there are {', '.join(CONTROLS)}")
-    device = place.device(benchmark.device)
+    device = tellers.device(benchmark.device, place)
     loaded = networks.load(suite.metrics, suite.weights, output / "features", device)
     systems: dict[str, System] = {}
     folders: dict[str, Path] = {}

@@ -113,7 +113,7 @@ def run(benchmark: Benchmark, suite: SoundWorld, place: Place) -> Iterator[tuple
 def _column(chosen: Teller | Folder, benchmark: Benchmark, place: Place) -> Column:
     if isinstance(chosen, Folder):
         return Column(about=tellers.about(chosen), system=None, folder=Path(chosen.folder))
-    device = place.device(benchmark.device)
+    device = tellers.device(benchmark.device, place)
     system = tellers.system(chosen, device=device, seed=benchmark.seed)
     return Column(about=tellers.about(chosen), system=system)
 
@@ -174,7 +174,7 @@ def _make(task: Task, columns: Mapping[str, Column], suite: SoundWorld, benchmar
                 making.answer(task, name, column.hears, place, silent=True)
     if isinstance(task, StoryTask) and "codec" in task.controls:
         codec = Path(suite.codec) if suite.codec else MINI
-        making.code(task, codec, place.device(benchmark.device), place)
+        making.code(task, codec, tellers.device(benchmark.device, place), place)
 
 
 def _stories_report(

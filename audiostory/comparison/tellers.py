@@ -7,6 +7,7 @@ from typing import Any
 
 from audiostory.comparison.config import Folder, Teller
 from audiostory.pipeline import MINI
+from audiostory.processes import Place
 from audiostory.systems.asked import System
 from audiostory.systems.baselines import Cascade, TextToAudio, TrueCaptions, WholeCaption
 from audiostory.systems.diffusers_audio import INDEX, KINDS, DiffusersTextToAudio
@@ -28,6 +29,13 @@ def about(chosen: Teller | Folder) -> str:
     """The system in a line, for the report."""
     is_oracle = isinstance(chosen, Teller) and chosen.kind == "ours" and chosen.true_storyline
     return ABOUT["true storyline" if is_oracle else chosen.kind]
+
+
+def device(asked: str | None, place: Place) -> str:
+    """The device asked for, or the best there is: with several processes, each one's own."""
+    import torch
+
+    return place.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def system(chosen: Teller, *, device: str | None, seed: int) -> System:

@@ -8,7 +8,7 @@ error of bf16 from 0.006 to 0.04. SPEC 7 has the conditioning.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, cast
@@ -21,6 +21,7 @@ from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZ
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from audiostory.model import flow
@@ -192,6 +193,26 @@ def guided_velocity(
         return flow.guide(*halves, scale=guidance)
 
     return velocity
+
+
+def denoise(
+    dit: VelocityDiT,
+    noise: Sequence[Float[Tensor, "_ Z"]],
+    condition: Condition,
+    unconditional: Float[Tensor, "N C"],
+    *,
+    steps: int,
+    guidance: float | None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> list[Float[Tensor, "_ Z"]]:
+    """The latents of S clips of any lengths from their noise, all at once: shorter ones are padded, and what pads them
+    is attended to by none. `on_step` as in `flow.euler`."""
+    device = condition.tokens.device
+    frames = [len(clip) for clip in noise]
+    own = None if min(frames) == max(frames) else torch.tensor(frames, device=device)
+    velocity = guided_velocity(dit, condition, unconditional, guidance, own)
+    latents = flow.euler(velocity, pad_sequence(list(noise), batch_first=True).to(device), steps, on_step=on_step)
+    return [clip[:count] for clip, count in zip(latents, frames, strict=True)]
 
 
 def _positions(num_tokens: int, num_frames: int, device: torch.device) -> Int[Tensor, "{num_tokens}+{num_frames} 3"]:

@@ -18,7 +18,7 @@ import torch
 from audiostory import timeline
 from audiostory.model import flow
 from audiostory.model.codec import Codec
-from audiostory.model.dit import VelocityDiT, guided_velocity
+from audiostory.model.dit import VelocityDiT, denoise
 from audiostory.model.inputs import Condition
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.pipeline import SHORTEST_CLIP_SECONDS
@@ -108,20 +108,19 @@ class OurTextToAudio:
         noise = [
             flow.clip_noise(seed, 0, count, channels, shared=True) for seed, count in zip(seeds, frames, strict=True)
         ]
-        velocity = guided_velocity(
+        latents = denoise(
             dit,
+            noise,
             Condition(tokens=text_encoder.encode(captions, num_tokens), seconds=torch.tensor(told, device=device)),
             text_encoder.unconditional(num_tokens),
-            self.guidance,
-            None if min(frames) == max(frames) else torch.tensor(frames, device=device),
+            steps=self.steps,
+            guidance=self.guidance,
         )
-        padded = torch.nn.utils.rnn.pad_sequence(noise, batch_first=True).to(device)  # [S T Z]
-        latents = flow.euler(velocity, padded, self.steps)
         rate, waveforms = codec.sample_rate, []
-        for caption, clip, count, length in zip(captions, latents, frames, seconds, strict=True):
+        for caption, clip, length in zip(captions, latents, seconds, strict=True):
             num_samples = timeline.place(length, rate)
-            decodable = min(max(num_samples, 1), count * codec.hop)
-            samples = codec.decode(clip[None, :count], num_samples=decodable)[0].float().cpu().numpy()
+            decodable = min(max(num_samples, 1), len(clip) * codec.hop)
+            samples = codec.decode(clip[None], num_samples=decodable)[0].float().cpu().numpy()
             if not np.isfinite(samples).all():
                 raise ValueError(
                     f"the clip of {caption!r} is not finite; are the weights of {self._origin.folder} whole?"

@@ -16,7 +16,7 @@ from audiostory.dataset.sample import read_samples
 from audiostory.model import flow
 from audiostory.model.audiostory import AudioStory, TextToAudio
 from audiostory.model.codec import Codec
-from audiostory.model.dit import VelocityDiT, guided_velocity
+from audiostory.model.dit import VelocityDiT, denoise
 from audiostory.model.inputs import Condition
 from audiostory.model.listener import AudioEncoder, Listener
 from audiostory.story import Layout, Vocabulary, script
@@ -100,22 +100,15 @@ def _render(
 ) -> list[Float[np.ndarray, "A W"]]:
     frames = [dit.num_frames(length) for length in seconds]
     noise = [flow.clip_noise(SEED, i, count, dit.config["in_channels"]) for i, count in enumerate(frames)]
-    device = tokens.device
-    velocity = guided_velocity(
-        dit,
-        Condition(tokens=tokens, seconds=torch.tensor(seconds, device=device)),
-        unconditional,
-        GUIDANCE,
-        torch.tensor(frames, device=device),
-    )
-    latents = flow.euler(velocity, torch.nn.utils.rnn.pad_sequence(noise, batch_first=True).to(device), STEPS)
-    codec = codec.to(device)  # type: ignore[arg-type]
+    condition = Condition(tokens=tokens, seconds=torch.tensor(seconds, device=tokens.device))
+    latents = denoise(dit, noise, condition, unconditional, steps=STEPS, guidance=GUIDANCE)
+    codec = codec.to(tokens.device)  # type: ignore[arg-type]
     wanted = [
         min(round(length * codec.sample_rate), count * codec.hop) for length, count in zip(seconds, frames, strict=True)
     ]
     return [
-        codec.decode(clip[None, :count], num_samples=num_samples)[0].cpu().numpy()
-        for clip, count, num_samples in zip(latents, frames, wanted, strict=True)
+        codec.decode(clip[None], num_samples=num_samples)[0].cpu().numpy()
+        for clip, num_samples in zip(latents, wanted, strict=True)
     ]
 
 

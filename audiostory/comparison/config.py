@@ -26,7 +26,7 @@ class SoundWorld:
     ear: str | None  # null: the bundled one
     codec: str | None  # of the column "codec"; null: the bundled model's
     controls: tuple[str, ...]  # the columns beside the systems, where they apply
-    pages: int  # stories on the page that is listened to
+    pages: int  # stories on the page that is listened to; 0: no page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,8 @@ def build(composed: Mapping[str, Any]) -> Benchmark:
     suite = composing.build(_kind(kinds, settings.suite, "suite"), settings.suite, "suite")
     if suite.num is not None and suite.num < 2:
         raise ValueError(f"suite.num must be at least 2, for chance takes another's truth; got {suite.num}")
+    if suite.pages < 0:
+        raise ValueError(f"suite.pages is a number of stories, and 0 for no page; got {suite.pages}")
     return Benchmark(
         suite=suite,
         systems={name: _system(chosen, f"systems.{name}") for name, chosen in settings.systems.items()},

@@ -92,7 +92,8 @@ def run(benchmark: Benchmark, suite: Recordings, place: Place) -> Iterator[tuple
         },
     )
     shown = {name: sides[name] for name in columns if name in sides}
-    page.write(output, page.Page(report=found, stories=entries(items[: suite.pages], shown)))
+    if suite.pages:
+        page.write(output, page.Page(report=found, stories=entries(items[: suite.pages], shown)))
     report.write(output, found)
     yield output, found
 

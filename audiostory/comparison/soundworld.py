@@ -105,7 +105,8 @@ def run(benchmark: Benchmark, suite: SoundWorld, place: Place) -> Iterator[tuple
             facts["ear"] = {"sha256": sha256(ear_folder / "ear.safetensors"), **ear_facts}
             found, shown = _stories_report(task, columns, ear, suite.pages)
             found = replace(found, facts={**facts, **found.facts})
-            page.write(task.folder, page.Page(report=found, stories=shown))
+            if shown:
+                page.write(task.folder, page.Page(report=found, stories=shown))
         report.write(task.folder, found)
         yield task.folder, found
 
@@ -209,7 +210,8 @@ def _stories_report(
         beside_paper=_beside_table_1(scores, columns) if task.name == "stories" else (),
         facts={"seconds_to_tell": {name: making.seconds_to_tell(task, folders[name]) for name in columns}},
     )
-    return found, _shown(task, {name: folders.get(name) for name in shown}, stories, answers, num_shown)
+    on_page = {name: folders.get(name) for name in shown}
+    return found, _shown(task, on_page, stories, answers, num_shown) if num_shown else []
 
 
 def _story_scores(

@@ -108,6 +108,12 @@ def test_the_page_has_what_was_told_and_the_truth(run, tmp_path):
     assert "a dog barks twice" in page
 
 
+def test_a_page_may_be_left_out(run, tmp_path):
+    assert run("suite.num=2", "suite.pages=0") == 0
+    assert not (tmp_path / "out/index.html").exists()
+    assert report(tmp_path)["scores"]["mini"]
+
+
 def test_what_is_told_is_not_told_again_and_no_model_is_loaded(run, asked, tmp_path, monkeypatch):
     assert run() == 0
     first, num_asked = report(tmp_path)["scores"], len(asked)
@@ -194,6 +200,7 @@ def test_a_corpus_without_audio_says_how_to_write_one(run, tmp_path, capsys):
         (("suite.num=1",), "suite.num must be"),
         (("suite.stories=nowhere.jsonl",), "there is no nowhere.jsonl"),
         (("suite.tasks=[story]",), "suite.tasks has 'story'"),
+        (("suite.pages=-1",), "suite.pages is a number"),
         (("suite.ear=nowhere",), "train_ear.py"),
         (("system=mini", "systems.mini.model_path=nowhere"), "no model folder at nowhere"),
         (("systems.mini.steps=0",), "steps must be"),

@@ -27,13 +27,14 @@ def main() -> int:
     parser.add_argument("--cfg", choices=("job",), help="print the composed settings as yaml and stop")
     arguments = parser.parse_args()
 
+    from audiostory import composing
     from audiostory.training import config
 
     try:
         composed = config.compose(CONFIGS, arguments.overrides)
-        run = config.build(config.RunConfig, composed)
+        run = composing.build(config.RunConfig, composed)
         if arguments.cfg:
-            print(config.as_yaml(composed), end="")
+            print(composing.as_yaml(composed), end="")
             return 0
         _speak_plainly()
         from audiostory.training import builders

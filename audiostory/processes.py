@@ -27,8 +27,12 @@ class Place(NamedTuple):
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def device(self, asked: str) -> str:
-        """The device asked for; with several processes, "cuda" is the process's own."""
+    def device(self, asked: str | None) -> str:
+        """The device asked for, or the best there is; "cuda" is the process's own."""
+        if asked is None:
+            import torch
+
+            asked = "cuda" if torch.cuda.is_available() else "cpu"
         return f"cuda:{self.local_rank}" if asked == "cuda" else asked
 
     def wait_for_all(self) -> None:

@@ -37,8 +37,7 @@ def save(
     try:
         files = _write_files(told, workshop, record, picture, opening)
         folder.mkdir(exist_ok=True)
-        for name in (RECORD, *_files_before(folder)):
-            (folder / name).unlink(missing_ok=True)
+        make_way(folder)
         for name in files:
             os.replace(workshop / name, folder / name)
     finally:
@@ -94,8 +93,13 @@ def _contents(told: StoryAudio, names: list[str], audio: str) -> dict[str, Any]:
     }
 
 
+def make_way(folder: Path) -> None:
+    """Takes away the story that is in a folder already, by its own record; other files stay."""
+    for name in (RECORD, *_files_before(folder)):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _files_before(folder: Path) -> list[str]:
-    """The files of the story that is in a folder already, by its own record."""
     try:
         names = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):

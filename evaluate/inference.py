@@ -209,9 +209,7 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
     if options.model_path is None:
         print("no --model_path given, so the bundled audiostory-mini tells the story", flush=True)
-    if options.instruction is None:
-        options.instruction = EXAMPLE
-        print(f"no --instruction given, so here is an example: {EXAMPLE}", flush=True)
+    _take_example(options)
     from audiostory import sound
     from audiostory.story_files import save
 
@@ -224,10 +222,7 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
         audio=opening,
         total_seconds=options.total_duration,
         seed=options.seed,
-        steps=options.steps,
-        guidance=options.guidance,
-        crossfade_seconds=options.crossfade_sec,
-        max_new_tokens=options.max_new_tokens,
+        **_choices(options),
         as_released=options.as_released,
     )
     if options.target_sr is not None:
@@ -247,6 +242,22 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
     print(f"told in {time.perf_counter() - loaded:.1f} s, after {loaded - started:.1f} s of loading")
 
 
+def _take_example(options: argparse.Namespace) -> None:
+    if options.instruction is None:
+        options.instruction = EXAMPLE
+        print(f"no --instruction given, so here is an example: {EXAMPLE}", flush=True)
+
+
+def _choices(options: argparse.Namespace) -> dict[str, Any]:
+    """What all ways of telling are told alike."""
+    return {
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "crossfade_seconds": options.crossfade_sec,
+        "max_new_tokens": options.max_new_tokens,
+    }
+
+
 def _stream(options: argparse.Namespace, folder: Path) -> None:
     sound_out = sys.stdout
     with redirect_stdout(sys.stderr if options.stream == "-" else sys.stdout):  # there is no room for words then
@@ -263,19 +274,14 @@ def _stream(options: argparse.Namespace, folder: Path) -> None:
 def _streamed(options: argparse.Namespace) -> Iterator[Part]:
     """The parts of the story, each told about when it is ready."""
     started = time.perf_counter()
-    if options.instruction is None:
-        options.instruction = EXAMPLE
-        print(f"no --instruction given, so here is an example: {EXAMPLE}", flush=True)
+    _take_example(options)
     pipeline = _load(options)
     _introduce(pipeline.settings, options)
     parts = pipeline.stream(
         options.instruction,
         total_seconds=options.total_duration,
         seed=options.seed,
-        steps=options.steps,
-        guidance=options.guidance,
-        crossfade_seconds=options.crossfade_sec,
-        max_new_tokens=options.max_new_tokens,
+        **_choices(options),
         wait_for_plan=options.wait_for_plan,
     )
     print(f"{'ready':>7} {'start':>7} {'seconds':>8}  caption", flush=True)
@@ -291,16 +297,11 @@ def _streamed(options: argparse.Namespace) -> Iterator[Part]:
 def _keep_stream(parts: Iterator[Part], folder: Path, options: argparse.Namespace) -> None:
     """story.wav, which grows, and at the end its record. An old story makes way when the first sound is there."""
     from audiostory.disk import write_text
-    from audiostory.story_files import RECORD
+    from audiostory.story_files import RECORD, make_way
     from audiostory.streaming import to_wav
 
     first = next(parts)
-    try:
-        before = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        before = []  # no story, or one that is not ours
-    for name in (RECORD, *(name for name in before if isinstance(name, str) and name == Path(name).name)):
-        (folder / name).unlink(missing_ok=True)
+    make_way(folder)
     rate = first.sound.sample_rate
     num_samples, events, problems = 0, [], []
     with to_wav(folder / "story.wav", rate, first.sound.num_channels) as play:
@@ -374,10 +375,7 @@ def _tell_many(options: argparse.Namespace, folder: Path) -> int:
         told = pipeline.tell_many(
             [one.asked() for one in left],
             seeds=[one.seed for one in left],
-            steps=options.steps,
-            guidance=options.guidance,
-            crossfade_seconds=options.crossfade_sec,
-            max_new_tokens=options.max_new_tokens,
+            **_choices(options),
             progress=False,
         )
         write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
@@ -518,8 +516,7 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
     from audiostory.processes import Place
 
     logging.disable_progress_bar()  # loading takes a second; the bars that follow are ours
-    chosen = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    device = Place.of_environment().device(chosen)
+    device = Place.of_environment().device(options.device)
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

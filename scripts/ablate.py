@@ -135,6 +135,7 @@ def read_settings(options: argparse.Namespace) -> Settings:
 def compose(jobs: Sequence[Job]) -> dict[tuple[str, ...], RunConfig]:
     """The configurations of all stages, by `Job.chosen`, so that a misspelt key stops all before the first hour and not
     after many."""
+    from audiostory import composing
     from audiostory.training import config
 
     found: dict[tuple[str, ...], RunConfig] = {}
@@ -143,7 +144,7 @@ def compose(jobs: Sequence[Job]) -> dict[tuple[str, ...], RunConfig]:
             continue
         try:
             composed = config.compose(ROOT / "configs", job.arguments)
-            found[job.chosen] = config.build(config.RunConfig, composed)
+            found[job.chosen] = composing.build(config.RunConfig, composed)
         except ValueError as error:
             raise ValueError(f"{job.name}: {error}") from error
     return found

@@ -68,6 +68,7 @@ def encode(folder: Path) -> None:
     import encode_latents
     import make_tokenizer
 
+    from audiostory import composing
     from audiostory.training import config
     from audiostory.training.components import Components
 
@@ -75,7 +76,7 @@ def encode(folder: Path) -> None:
     sizes = ["--num_semantic", "4", "--num_residual", "16", "--vocab_size", "320", "--text_vocab_size", "300"]
     assert make_tokenizer.main(["--manifest", *manifests, "--output", str(folder / "tokenizers"), *sizes]) == 0
     overrides = ["stage=stage3", "model=tiny", "weights=random", f"model.tokenizers={folder}/tokenizers"]
-    components = Components(config.build(config.RunConfig, config.compose(CONFIGS, overrides)))
+    components = Components(composing.build(config.RunConfig, config.compose(CONFIGS, overrides)))
     with tempfile.TemporaryDirectory() as networks:
         for name in ("codec", "text_encoder", "audio_encoder"):
             components.fresh(name).save_pretrained(Path(networks) / name)

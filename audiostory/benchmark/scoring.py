@@ -247,8 +247,7 @@ class _Listening:
 
 
 def _only(features: Features, ids: Sequence[str]) -> Features:
-    arrays = {id: features.arrays[id] for id in ids}
-    return Features(arrays=arrays, damaged=features.damaged, notes=features.notes, facts=features.facts)
+    return replace(features, arrays={id: features.arrays[id] for id in ids})
 
 
 def _lengths(item: Item, story: RecordedStory) -> Lengths:

@@ -33,7 +33,6 @@ QUESTIONS = {
     "shuffled": "chance: the right answer to a question of the same kind about another recording",
 }
 CONTROLS = {"stories": STORIES, "continuations": CONTINUATIONS, "questions": QUESTIONS}
-PLAYED = ("truth", "codec")  # controls with clips for the ear
 
 Entry = TypeVar("Entry")
 

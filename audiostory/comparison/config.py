@@ -100,15 +100,16 @@ def build(composed: Mapping[str, Any]) -> Benchmark:
         raise ValueError(f"suite.pages is a number of stories, and 0 for no page; got {suite.pages}")
     return Benchmark(
         suite=suite,
-        systems={name: _system(chosen, f"systems.{name}") for name, chosen in settings.systems.items()},
+        systems={name: _system(name, chosen) for name, chosen in settings.systems.items()},
         output=settings.output,
         seed=settings.seed,
         device=settings.device,
     )
 
 
-def _system(chosen: Any, where: str) -> Teller | Folder:
-    if not where.split(".", 1)[1].replace("_", "").replace("-", "").isalnum():
+def _system(name: str, chosen: Any) -> Teller | Folder:
+    where = f"systems.{name}"
+    if not name.replace("_", "").replace("-", "").isalnum():
         raise ValueError(f"{where}: a system's name becomes a folder's; use letters, digits, - and _")
     kinds = dict.fromkeys(("ours", "whole_caption", "cascade", "true_captions"), Teller) | {"folder": Folder}
     return composing.build(_kind(kinds, chosen, where), chosen, where)

@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from audiostory.benchmark.scoring import METRICS, NETWORKS, Networks
+from audiostory.systems.models import checked_device
 
 HUB = "hub:"
 
 
 def load(metrics: Sequence[str], weights: Mapping[str, str | None], cache: Path, device: str | None) -> Networks:
     """ValueError for a metric that does not exist, and one that says of all missing weights what to fetch."""
-    from audiostory.systems.models import checked_device
-
     if unknown := [name for name in metrics if name not in METRICS]:
         raise ValueError(f"suite.metrics has {unknown[0]!r}; there are {', '.join(METRICS)}")
     if unknown := [name for name in weights if name not in NETWORKS]:
         raise ValueError(f"suite.weights has {unknown[0]!r}; there are {', '.join(NETWORKS)}")
-    loaded, missing = {}, []
+    loaded, missing, device = {}, [], checked_device(device)
     for name in metrics:
         if name in NETWORKS:
             try:
-                loaded[name] = _load(name, weights.get(name), checked_device(device))
+                loaded[name] = _load(name, weights.get(name), device)
             except ValueError as error:
                 missing.append(f"{name}: {error}")
     if missing:

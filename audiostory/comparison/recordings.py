@@ -8,20 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from audiostory.benchmark import page, paper, report
 from audiostory.benchmark.entries import entries
 from audiostory.benchmark.recorded import Item, Recorded, read_items, read_recorded, read_references
 from audiostory.benchmark.report import Report
-from audiostory.benchmark.scoring import Scored, common, score, shuffled
+from audiostory.benchmark.scoring import Networks, Scored, common, score, shuffled
 from audiostory.comparison import making, networks, tellers
-from audiostory.comparison.config import Benchmark, Folder, Recordings
+from audiostory.comparison.config import Benchmark, Recordings
 from audiostory.comparison.facts import versions
 from audiostory.disk import sha256
 from audiostory.processes import Place
 from audiostory.story.types import Storyline
-from audiostory.systems.asked import Asked, System
+from audiostory.systems.asked import Asked
 from audiostory.systems.telling import tell_all
 
 HOW_TO_READ = """\
@@ -48,20 +47,14 @@ def run(benchmark: Benchmark, suite: Recordings, place: Place) -> Iterator[tuple
     items = items[: suite.num]
     if unknown := [name for name in suite.controls if name not in CONTROLS]:
         raise ValueError(f"suite.controls has {unknown[0]!r}; there are {', '.join(CONTROLS)}")
-    device = tellers.device(benchmark.device, place)
-    loaded = networks.load(suite.metrics, suite.weights, output / "features", device)
-    systems: dict[str, System] = {}
-    folders: dict[str, Path] = {}
-    for name, chosen in benchmark.systems.items():
-        if isinstance(chosen, Folder):
-            folders[name] = Path(chosen.folder)
-        else:
-            systems[name] = tellers.system(chosen, device=device, seed=benchmark.seed)
-            folders[name] = output / making.TOLD / name
-    for name, system in systems.items():
-        bar = f"items by {name}{place}"
-        asked = list(map(_asked, items))
-        tell_all(system, asked, folders[name], rank=place.rank, processes=place.processes, progress=bar)
+    loaded = networks.load(suite.metrics, suite.weights, output / "features", place.device(benchmark.device))
+    systems = tellers.columns(benchmark, place)
+    folders = {name: column.told_in(output / making.TOLD) for name, column in systems.items()}
+    asked = list(map(_asked, items))
+    for name, column in systems.items():
+        if column.system:
+            bar = f"items by {name}{place}"
+            tell_all(column.system, asked, folders[name], rank=place.rank, processes=place.processes, progress=bar)
     place.wait_for_all()
     if not place.is_first:
         return
@@ -69,23 +62,18 @@ def run(benchmark: Benchmark, suite: Recordings, place: Place) -> Iterator[tuple
     sides["truth"] = read_references(items, progress="reading the references")
     kept, notes = common(items, sides)
     scored = _scored(kept, sides, suite, loaded, output, benchmark.seed)
-    columns = {
-        name: found.scores for name, found in scored.items() if name in benchmark.systems or name in suite.controls
-    }
+    columns = {name: found.scores for name, found in scored.items() if name in systems or name in suite.controls}
     found = Report(
         title=f"{len(kept)} items of {suite.name}",
         columns=columns,
-        about={name: _about(name, benchmark) for name in columns},
+        about={name: systems[name].about if name in systems else CONTROLS[name] for name in columns},
         how_to_read=HOW_TO_READ,
         notes=notes + [f"{name}: {note}" for name, one in scored.items() if name in columns for note in one.notes],
-        beside_paper=[_beside(suite.table, {name: columns[name] for name in benchmark.systems})]
-        if systems or folders
-        else (),
+        beside_paper=[_beside(suite.table, {name: columns[name] for name in systems})] if systems else (),
         facts={
             "versions": versions(),
             "items": {"file": str(suite.items), "sha256": sha256(Path(suite.items)), "num": len(items)},
-            "systems": {name: dict(system.settings) for name, system in systems.items()}
-            | {name: {"kind": "folder", "folder": str(folders[name])} for name in folders if name not in systems},
+            "systems": {name: column.facts for name, column in systems.items()},
             "fade_seconds": suite.fade_seconds,
             "seed": benchmark.seed,
             "networks": scored["truth"].facts,
@@ -102,7 +90,7 @@ def _scored(
     items: Sequence[Item],
     sides: Mapping[str, Recorded],
     suite: Recordings,
-    loaded: Any,
+    loaded: Networks,
     output: Path,
     seed: int,
 ) -> dict[str, Scored]:
@@ -131,10 +119,6 @@ def _scored(
 def _asked(item: Item) -> Asked:
     storyline = Storyline(summary=item.caption, events=item.events)
     return Asked(id=item.id, instruction=item.instruction, caption=item.caption, storyline=storyline)
-
-
-def _about(name: str, benchmark: Benchmark) -> str:
-    return CONTROLS[name] if name in CONTROLS else tellers.about(benchmark.systems[name])
 
 
 def _beside(table: int, measured: report.Columns) -> report.Comparison:

@@ -10,8 +10,8 @@ are not there: the same command makes the same exam anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,15 @@ from audiostory.benchmark.listening import (
 from audiostory.benchmark.recorded import read_recorded, read_references
 from audiostory.benchmark.report import Report
 from audiostory.benchmark.soundworld import hardest, score_cast, score_plans, score_sounds, shuffled_scores
-from audiostory.benchmark.tasks import CONTROLS, PLAYED, QuestionTask, StoryTask
+from audiostory.benchmark.tasks import CONTROLS, QuestionTask, StoryTask
 from audiostory.comparison import making, tellers
-from audiostory.comparison.config import Benchmark, Folder, SoundWorld, Teller
+from audiostory.comparison.config import Benchmark, SoundWorld
 from audiostory.comparison.facts import versions
+from audiostory.comparison.tellers import Column
 from audiostory.disk import sha256
 from audiostory.pipeline import MINI
 from audiostory.processes import Place
 from audiostory.soundworld.corpus import write_corpus
-from audiostory.systems.asked import System
 from audiostory.systems.ours import Ours
 
 EXAMS: dict[str, dict[str, Any]] = {
@@ -56,20 +56,6 @@ BESIDE_TABLE_1 = ("order of sounds right", "sound right", "place stays the same"
 Task = StoryTask | QuestionTask
 
 
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One of the systems: who tells, or the folder where somebody has told, and the line about it."""
-
-    about: str
-    system: System | None
-    folder: Path | None = None
-
-    @property
-    def hears(self) -> Ours | None:
-        """The system, if it is one that can be asked questions."""
-        return self.system if isinstance(self.system, Ours) and not self.system.true_storyline else None
-
-
 def run(benchmark: Benchmark, suite: SoundWorld, place: Place) -> Iterator[tuple[Path, Report]]:
     """Each report with the folder that it was written to; of the first process, the others have none.
 
@@ -77,7 +63,7 @@ def run(benchmark: Benchmark, suite: SoundWorld, place: Place) -> Iterator[tuple
     """
     ear_folder = Path(suite.ear) if suite.ear else BUNDLED
     ear, ear_facts = Ear.load(ear_folder)
-    columns = {name: _column(chosen, benchmark, place) for name, chosen in benchmark.systems.items()}
+    columns = tellers.columns(benchmark, place)
     if place.is_first:
         making.mend(Path(benchmark.output))
         _write_exams(suite)
@@ -94,7 +80,7 @@ def run(benchmark: Benchmark, suite: SoundWorld, place: Place) -> Iterator[tuple
         facts: dict[str, Any] = {
             "versions": versions(),
             "manifest": {"file": str(task.manifest), "sha256": sha256(task.manifest), **task.counts},
-            "systems": {name: _facts(column) for name, column in columns.items()},
+            "systems": {name: column.facts for name, column in columns.items()},
         }
         if task.train:
             facts["training"] = {"file": str(task.train), "sha256": sha256(task.train)}
@@ -109,18 +95,6 @@ def run(benchmark: Benchmark, suite: SoundWorld, place: Place) -> Iterator[tuple
                 page.write(task.folder, page.Page(report=found, stories=shown))
         report.write(task.folder, found)
         yield task.folder, found
-
-
-def _column(chosen: Teller | Folder, benchmark: Benchmark, place: Place) -> Column:
-    if isinstance(chosen, Folder):
-        return Column(about=tellers.about(chosen), system=None, folder=Path(chosen.folder))
-    device = tellers.device(benchmark.device, place)
-    system = tellers.system(chosen, device=device, seed=benchmark.seed)
-    return Column(about=tellers.about(chosen), system=system)
-
-
-def _facts(column: Column) -> Mapping[str, Any]:
-    return column.system.settings if column.system else {"kind": "folder", "folder": str(column.folder)}
 
 
 def _write_exams(suite: SoundWorld) -> None:
@@ -175,14 +149,14 @@ def _make(task: Task, columns: Mapping[str, Column], suite: SoundWorld, benchmar
                 making.answer(task, name, column.hears, place, silent=True)
     if isinstance(task, StoryTask) and "codec" in task.controls:
         codec = Path(suite.codec) if suite.codec else MINI
-        making.code(task, codec, tellers.device(benchmark.device, place), place)
+        making.code(task, codec, place.device(benchmark.device), place)
 
 
 def _stories_report(
     task: StoryTask, columns: Mapping[str, Column], ear: Ear, num_shown: int
 ) -> tuple[Report, list[page.Entry]]:
     truths = task.truths
-    folders = {name: column.folder or task.folder / making.TOLD / name for name, column in columns.items()}
+    folders = {name: column.told_in(task.folder / making.TOLD) for name, column in columns.items()}
     stories = {name: making.told(task, folder) for name, folder in folders.items()}
     stories["truth"] = [as_told(truth, [event.audio for event in truth.events if event.audio]) for truth in truths]
     if "codec" in task.controls:
@@ -198,7 +172,6 @@ def _stories_report(
     controls = {control: CONTROLS[task.name][control] for control in task.controls if control != "silence"}
     about = {name: column.about for name, column in columns.items()}
     about |= dict.fromkeys(silent, CONTROLS["continuations"]["silence"]) | controls
-    shown = [*columns, *(control for control in controls if control in PLAYED)]
     made = [name for name in stories if name != "truth"]
     found = Report(
         title=f"{len(truths)} {task.name} of the sound world",
@@ -210,23 +183,14 @@ def _stories_report(
         beside_paper=_beside_table_1(scores, columns) if task.name == "stories" else (),
         facts={"seconds_to_tell": {name: making.seconds_to_tell(task, folders[name]) for name in columns}},
     )
-    on_page = {name: folders.get(name) for name in shown}
-    return found, _shown(task, on_page, stories, answers, num_shown) if num_shown else []
+    return found, _shown(task, folders, stories, answers, num_shown) if num_shown else []
 
 
 def _story_scores(
     task: StoryTask, stories: Mapping[str, Sequence[ToldStory]], answers: Mapping[str, Sequence[Sequence[Heard]]]
 ) -> dict[str, dict[str, Score]]:
     truths = task.truths
-    scores = {
-        name: {
-            **score_plans(truths, told),
-            **score_sounds(truths, answers[name]),
-            **score_cast(truths, answers[name]),
-            **score_likeness(answers[name], answers["truth"]),
-        }
-        for name, told in stories.items()
-    }
+    scores = _each(task, score_plans, stories, answers)
     if "shuffled" in task.controls:
         scores["shuffled"] = shuffled_scores(truths, stories["truth"], answers["truth"])
         scores["shuffled"] |= shuffled_likeness(answers["truth"])
@@ -238,20 +202,30 @@ def _continuation_scores(
 ) -> dict[str, dict[str, Score]]:
     """Guess and chance are plans alone, and nothing is heard of them."""
     truths = task.truths
-    scores = {
-        name: {
-            **score_continuations(truths, told),
-            **score_sounds(truths, answers[name]),
-            **score_cast(truths, answers[name]),
-            **score_likeness(answers[name], answers["truth"]),
-        }
-        for name, told in stories.items()
-    }
+    scores = _each(task, score_continuations, stories, answers)
     if "guess" in task.controls:
         scores["guess"] = score_continuations(truths, task.guess)
     if "shuffled" in task.controls:
         scores["shuffled"] = score_continuations(truths, shuffled_continuations(truths))
     return scores
+
+
+def _each(
+    task: StoryTask,
+    score: Callable[[Sequence[TrueStory], Sequence[ToldStory]], dict[str, Score]],
+    stories: Mapping[str, Sequence[ToldStory]],
+    answers: Mapping[str, Sequence[Sequence[Heard]]],
+) -> dict[str, dict[str, Score]]:
+    """What was planned, by `score`, and what is heard, of everybody with clips."""
+    return {
+        name: {
+            **score(task.truths, told),
+            **score_sounds(task.truths, answers[name]),
+            **score_cast(task.truths, answers[name]),
+            **score_likeness(answers[name], answers["truth"]),
+        }
+        for name, told in stories.items()
+    }
 
 
 def _questions_report(task: QuestionTask, columns: Mapping[str, Column]) -> Report:
@@ -315,19 +289,17 @@ def _notes(
 
 def _shown(
     task: StoryTask,
-    folders: Mapping[str, Path | None],
+    folders: Mapping[str, Path],
     stories: Mapping[str, Sequence[ToldStory]],
     answers: Mapping[str, Sequence[Sequence[Heard]]],
     num: int,
 ) -> list[page.Entry]:
-    """The first stories for the page: of the truth and of every system, which have whole stories on disk."""
+    """The first stories for the page: those of every system, and of the truth if it is a column."""
     truths: Sequence[TrueStory] = task.truths[:num]
     items = sound_world_items(truths, task.folder / "truth")
-    recorded = {
-        name: read_references(items) if folder is None else read_recorded(folder, items)
-        for name, folder in folders.items()
-        if folder is not None or name == "truth"
-    }
+    recorded = {name: read_recorded(folder, items) for name, folder in folders.items()}
+    if "truth" in task.controls:
+        recorded["truth"] = read_references(items)
     heard = {
         name: heard_stories(truths, stories[name][:num], answers[name][:num], answers["truth"][:num])
         for name in recorded

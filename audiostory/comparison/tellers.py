@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from audiostory.comparison.config import Folder, Teller
+from audiostory.comparison.config import Benchmark, Folder, Teller
 from audiostory.pipeline import MINI
 from audiostory.processes import Place
 from audiostory.systems.asked import System
@@ -25,17 +27,44 @@ ABOUT = {
 }
 
 
-def about(chosen: Teller | Folder) -> str:
-    """The system in a line, for the report."""
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One of the systems of a report: who tells, or the folder where somebody has told, and the line about it."""
+
+    name: str
+    about: str
+    system: System | None = None
+    folder: Path | None = None
+
+    @property
+    def hears(self) -> Ours | None:
+        """The system, if it is one that can be asked questions."""
+        return self.system if isinstance(self.system, Ours) and not self.system.true_storyline else None
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self.system.settings if self.system else {"kind": "folder", "folder": str(self.folder)}
+
+    def told_in(self, told: Path) -> Path:
+        """The folder of its stories, which is below `told` if it tells here."""
+        return self.folder or told / self.name
+
+
+def columns(benchmark: Benchmark, place: Place) -> dict[str, Column]:
+    """The systems of a comparison by their names. ValueError as `system` raises it."""
+    device, found = place.device(benchmark.device), {}
+    for name, chosen in benchmark.systems.items():
+        if isinstance(chosen, Folder):
+            found[name] = Column(name=name, about=_about(chosen), folder=Path(chosen.folder))
+        else:
+            teller = system(chosen, device=device, seed=benchmark.seed)
+            found[name] = Column(name=name, about=_about(chosen), system=teller)
+    return found
+
+
+def _about(chosen: Teller | Folder) -> str:
     is_oracle = isinstance(chosen, Teller) and chosen.kind == "ours" and chosen.true_storyline
     return ABOUT["true storyline" if is_oracle else chosen.kind]
-
-
-def device(asked: str | None, place: Place) -> str:
-    """The device asked for, or the best there is: with several processes, each one's own."""
-    import torch
-
-    return place.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def system(chosen: Teller, *, device: str | None, seed: int) -> System:

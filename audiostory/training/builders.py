@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from audiostory import composing
 from audiostory.dataset.mixture import Mixture, Source, seed_of
 from audiostory.dataset.recordings import Recordings
 from audiostory.dataset.sources import Clips, Crops, Stories
@@ -27,7 +28,7 @@ from audiostory.model.inputs import Losses
 from audiostory.model.listener import log_mel
 from audiostory.model.planner import LoraSettings
 from audiostory.story import Layout
-from audiostory.training import checkpoint, config, data, engine, listening, provenance
+from audiostory.training import checkpoint, data, engine, listening, provenance
 from audiostory.training.components import Components, checked
 from audiostory.training.config import RunConfig
 from audiostory.training.journal import Journal
@@ -268,7 +269,7 @@ def _audiostory(run: RunConfig, components: Components) -> Root:
         bridge.set_unconditional(components.get("text_encoder").unconditional(run.model.num_semantic))
     if run.stage.lora:
         torch.manual_seed(seed_of(run.seed, "weights", "lora"))
-        planner.add_lora(config.build(LoraSettings, run.model.lora, "model.lora"))
+        planner.add_lora(composing.build(LoraSettings, run.model.lora, "model.lora"))
     if run.runtime.gradient_checkpointing:
         planner.enable_gradient_checkpointing()
         dit.enable_gradient_checkpointing()

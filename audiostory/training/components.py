@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from audiostory import composing
 from audiostory.dataset.mixture import seed_of
 from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
@@ -23,7 +24,6 @@ from audiostory.model.listener import AudioEncoder, AudioEncoderConfig, Listener
 from audiostory.model.planner import Planner, PlannerConfig
 from audiostory.model.text_encoder import TextEncoder
 from audiostory.story import Vocabulary
-from audiostory.training import config
 from audiostory.training.config import RunConfig
 from audiostory.weights import ours
 from audiostory.weights.origins import Origin
@@ -120,11 +120,11 @@ class Components:
         sizes = self.run.model
         if name == "planner":
             values = {"vocab_size": len(self.vocabulary), **sizes.planner}
-            return Planner.random(config.build(PlannerConfig, values, "model.planner"))
+            return Planner.random(composing.build(PlannerConfig, values, "model.planner"))
         if name == "text_encoder":
             return self._fresh_text_encoder()
         if name == "audio_encoder":
-            return AudioEncoder.random(config.build(AudioEncoderConfig, sizes.audio_encoder, "model.audio_encoder"))
+            return AudioEncoder.random(composing.build(AudioEncoderConfig, sizes.audio_encoder, "model.audio_encoder"))
         cls = {"bridge": Bridge, "dit": VelocityDiT, "codec": Codec, "listener_projector": ListenerProjector}[name]
         values = dict(getattr(sizes, name))
         if name == "bridge":
@@ -135,7 +135,7 @@ class Components:
         from tokenizers import Tokenizer
         from transformers import T5Config
 
-        sizes = config.build(TextEncoderSizes, self.run.model.text_encoder, "model.text_encoder")
+        sizes = composing.build(TextEncoderSizes, self.run.model.text_encoder, "model.text_encoder")
         path = _below(self.run.runs, self.run.model.tokenizers) / "text_tokenizer" / "tokenizer.json"
         if not path.is_file():
             raise ValueError(f"no tokenizer for the text encoder at {path}; make it with scripts/make_tokenizer.py")
@@ -157,7 +157,7 @@ def checked(cls: Callable[..., Any], values: Mapping[str, Any], where: str, give
     known = list(inspect.signature(cls).parameters)[given:]
     for key in values:
         if key not in known:
-            raise ValueError(config.unknown_key(f"{where}.{key}", key, known))
+            raise ValueError(composing.unknown_key(f"{where}.{key}", key, known))
     return dict(values)
 
 

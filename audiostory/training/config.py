@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from audiostory import composing
-from audiostory.composing import as_yaml, build, unknown_key  # noqa: F401
 from audiostory.story import Layout
 from audiostory.training.stages import Stage
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from audiostory import composing
 from audiostory.dataset.mixture import Mixture
 from audiostory.model.audiostory import AudioStory, gather
 from audiostory.model.bridge import Bridge
@@ -94,7 +95,7 @@ CASES = [(name, stage) for name, (stages, _) in CHANGES.items() for stage in sta
 
 @cache
 def composed(*overrides: str) -> config.RunConfig:
-    return config.build(config.RunConfig, config.compose(CONFIGS, list(overrides)))
+    return composing.build(config.RunConfig, config.compose(CONFIGS, list(overrides)))
 
 
 def flat(tree: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -152,7 +153,7 @@ class Built:
 
     def __init__(self, folder: Path, *overrides: str, moved: bool = False):
         chosen = config.compose(CONFIGS, [*RANDOM, f"output={folder}", *overrides])
-        self.run = builders.build(config.build(config.RunConfig, chosen), chosen)
+        self.run = builders.build(composing.build(config.RunConfig, chosen), chosen)
         root = self.run.training.root
         assert isinstance(root, AudioStory)
         self.root = root.eval()  # without LoRA's dropout

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiostory import sound
+from audiostory import composing, sound
 from audiostory.dataset.store import Store
 from audiostory.training import builders, config, journal
 
@@ -66,7 +66,7 @@ def write_corpus(folder: Path, num_events: int, audio: bool = True, heard: bool 
 
 def run(stage: str, *overrides: str) -> bool:
     composed = config.compose(ROOT / "configs", [f"stage={stage}", *QUICK, *overrides])
-    return builders.build(config.build(config.RunConfig, composed), composed).start()
+    return builders.build(composing.build(config.RunConfig, composed), composed).start()
 
 
 def encode(*more: str, corpora: tuple[str, ...] = CORPORA) -> None:

@@ -6,6 +6,7 @@ import golden_weights
 import pytest
 import torch
 
+from audiostory import composing
 from audiostory.model import tiny
 from audiostory.training import config
 from audiostory.training.components import FRESH, Components
@@ -17,7 +18,7 @@ TINY = ("model=tiny", "data=tiny", f"data.folder={CONFIGS.parent}/data/tiny")
 
 
 def components(*overrides: str) -> Components:
-    return Components(config.build(config.RunConfig, config.compose(CONFIGS, [*TINY, *overrides])))
+    return Components(composing.build(config.RunConfig, config.compose(CONFIGS, [*TINY, *overrides])))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from audiostory import composing
 from audiostory.training import config
 
 ROOT = Path(__file__).parents[2]
@@ -13,7 +14,7 @@ STAGES = sorted(path.stem for path in (ROOT / "configs/stage").glob("*.yaml"))
 
 
 def composed(*overrides: str) -> config.RunConfig:
-    return config.build(config.RunConfig, config.compose(ROOT / "configs", overrides))
+    return composing.build(config.RunConfig, config.compose(ROOT / "configs", overrides))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -77,7 +78,7 @@ def test_a_setting_without_a_value_is_asked_for():
         steps: int
 
     with pytest.raises(ValueError, match=r"no value for stage\.steps"):
-        config.build(Needy, {}, "stage")
+        composing.build(Needy, {}, "stage")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from audiostory import composing
 from audiostory.model import tiny
 from audiostory.model.audiostory import AudioStory
 from audiostory.model.codec import Codec
@@ -14,7 +15,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def stage_of(name: str) -> Stage:
-    return config.build(config.RunConfig, config.compose(CONFIGS, [f"stage={name}", "model=mini"])).stage
+    return composing.build(config.RunConfig, config.compose(CONFIGS, [f"stage={name}", "model=mini"])).stage
 
 
 def root_of(stage: Stage) -> nn.Module:

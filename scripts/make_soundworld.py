@@ -35,6 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="the first row's seed; later rows count on from it")
     parser.add_argument("--no-audio", dest="audio", action="store_false", help="write the manifest alone")
     parser.add_argument("--whole", action="store_true", help="write each story in one file too")
+    parser.add_argument("--mixed", action="store_true", help="ask for stories in frames put together from several")
     parser.add_argument("--per_story", type=int, metavar="N", help="questions about each recording (default 4)")
     parser.add_argument(
         "--workers", type=int, default=1, help="processes (default 1); any number writes the same corpus"

@@ -26,6 +26,7 @@ corpora() {
     world clips-train --kind clip --split train --num 24000
     world clips-val --kind clip --split val --num 300
     world texts-train --kind story --split train --num 200000 --seed 1000000 --no-audio
+    world texts-mixed --kind story --split train --num 200000 --seed 3000000 --no-audio --mixed
     world stories-train --kind story --split train --num 3000
     world stories-val --kind story --split val --num 200
     world questions-train --kind question --split train --num 6000 --seed 200000
@@ -38,9 +39,13 @@ tokenizers() {
         --manifest corpora/{texts,clips,questions,continuations}-train/manifest.jsonl
 }
 codec() { train codec && encode codec codec "${RECORDED[@]}"; }
-tangoflux() { train tangoflux && encode text_encoder tangoflux "${RECORDED[@]}" texts-train; }
+tangoflux() { train tangoflux && encode text_encoder tangoflux "${RECORDED[@]}" texts-train texts-mixed; }
 hearing() { train hearing && encode audio_encoder hearing "${HEARD[@]}"; }
-planner() { train planner; }
+planner() { # the frames of the grammar first, then frames put together from several
+    [ -f runs/planner/plain_frames_done ] || train planner
+    : >runs/planner/plain_frames_done
+    train planner stage.steps=11000 +stage.mixture.mixed_texts=5.0 stage.mixture.texts=null accept_changes=true
+}
 stage1_warmup() { train stage1_warmup; }
 stage1() { train stage1; }
 stage2() { train stage2; }

@@ -26,6 +26,7 @@ from audiostory.story.types import Role
 REASON_PARTS = ("reason_count", "reason_content", "reason_caption")
 LEARNT_ROLES = {
     "text": (Role.MARKER, Role.ANSWER),
+    "answer": (Role.ANSWER,),
     "reason_count": (Role.EVENT_COUNT,),
     "reason_content": (Role.CONTENT,),
     "reason_caption": (Role.CAPTION,),
@@ -63,7 +64,8 @@ class AudioStory(nn.Module):
         a head for it, its output against the clip's features. residual: likewise, with R means of those features, and
         absent without such a head (paper, table 5). flow: see `flow_loss`.
         text, reason_count, reason_content, reason_caption: cross entropy per token, each over its own roles; reason is
-        the sum of its three parts (paper, section 4). What is not wanted is not computed: without flow the DiT does
+        the sum of its three parts (paper, section 4). answer: cross entropy per answer, each the mean of its tokens', so
+        that a yes weighs as much as a caption of all that is heard. What is not wanted is not computed: without flow the DiT does
         not run. ValueError for a name that is no loss.
         """
         wanted = set(LOSSES if wanted is None else wanted)
@@ -128,6 +130,9 @@ class AudioStory(nn.Module):
         errors = nn.functional.cross_entropy(logits, batch.ids[:, 1:][learnt], reduction="none")
         chosen = {name: _is_any(roles[learnt], LEARNT_ROLES[name]) for name in names}
         named = {name: errors[rows].mean() for name, rows in chosen.items() if rows.any()}
+        if "answer" in named:
+            own = chosen["answer"]
+            named["answer"] = _mean_of_means(errors[own], learnt.nonzero()[:, 0][own], len(roles))
         if "reason" in wanted and (parts := [named[name] for name in REASON_PARTS if name in named]):
             named["reason"] = torch.stack(parts).sum()
         return {name: loss for name, loss in named.items() if name in wanted}
@@ -209,6 +214,12 @@ def flow_loss(
     velocity = dit(noisy, draws.sigma, condition, None if own.all() else frames)  # unmasked attention is faster
     error = (velocity.float() - flow.velocity_target(latents, draws.noise)).square().mean(-1)  # [S T]
     return error[own].mean()
+
+
+def _mean_of_means(values: Float[Tensor, " K"], row: Int[Tensor, " K"], num_rows: int) -> Float[Tensor, ""]:
+    """Over the rows that have values, each with its own mean."""
+    counts = row.bincount(minlength=num_rows)
+    return (values / counts[row]).sum() / (counts > 0).sum()
 
 
 def _is_any(roles: Int[Tensor, ...], wanted: Collection[Role]) -> Bool[Tensor, ...]:

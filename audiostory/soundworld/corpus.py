@@ -36,7 +36,8 @@ QUESTIONS_PER_STORY = 4
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     """What a folder is to hold: the stories of seeds `seed` .. `seed + num - 1`. `whole` adds each story in one file.
-    A corpus of questions has `per_story` rows for each seed, and others leave that None.
+    A corpus of questions has `per_story` rows for each seed, and others leave that None. One of stories may ask for
+    most of them in `mixed` frames, and others leave that None.
 
     ValueError for a value that no corpus can have.
     """
@@ -48,6 +49,7 @@ class Corpus:
     audio: bool = True
     whole: bool = False
     per_story: int | None = None
+    mixed: bool | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS or self.split not in SPLITS:
@@ -59,6 +61,10 @@ class Corpus:
             raise ValueError(f"expected at least 1 row and a seed of 0 or more; got {self.num} rows, seed {self.seed}")
         if self.whole and not self.audio:
             raise ValueError("whole stories are audio: ask for audio too, or leave whole out")
+        if self.mixed and (self.kind != "story" or self.split == "test"):
+            raise ValueError(
+                f"only stories for training have mixed frames; leave mixed out of a {self.split} {self.kind}"
+            )
         if self.kind != "question":
             if self.per_story is not None:
                 raise ValueError(f"a {self.kind} has one row; leave per_story={self.per_story} out")
@@ -103,18 +109,22 @@ def write_corpus(
     audio: bool = True,
     whole: bool = False,
     per_story: int | None = None,
+    mixed: bool | None = None,
     workers: int = 1,
     on_rows: Callable[[int], object] | None = None,
 ) -> Summary:
     """Writes the corpus or what is missing of it. `on_rows` is told, part by part, how many seeds are done: rows, or of
-    questions recordings. `per_story` is for questions alone, QUESTIONS_PER_STORY if left out.
+    questions recordings. `per_story` is for questions alone, QUESTIONS_PER_STORY if left out;
+    `mixed` for stories alone.
 
     ValueError for arguments that make no sense, or a folder that holds something else.
     """
     if kind == "question" and per_story is None:
         per_story = QUESTIONS_PER_STORY
     folder = Path(folder)
-    corpus = Corpus(kind=kind, split=split, num=num, seed=seed, audio=audio, whole=whole, per_story=per_story)
+    corpus = Corpus(
+        kind=kind, split=split, num=num, seed=seed, audio=audio, whole=whole, per_story=per_story, mixed=mixed or None
+    )
     if workers < 1:
         raise ValueError(f"expected at least 1 worker, got {workers}")
     on_rows = on_rows or (lambda _: None)
@@ -251,8 +261,8 @@ def _claim(folder: Path, corpus: Corpus) -> bool:
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{claim} cannot be read ({error!r}); delete {folder} and write the corpus again") from error
     wanted, world = corpus.claim(), held.pop("world", {})
-    if different := [key for key in wanted if wanted[key] != held.get(key)]:
-        listed = ", ".join(f"{key} {held.get(key)} (asked now: {wanted[key]})" for key in different)
+    if different := [key for key in {**wanted, **held} if wanted.get(key) != held.get(key)]:
+        listed = ", ".join(f"{key} {held.get(key)} (asked now: {wanted.get(key)})" for key in different)
         raise ValueError(f"{folder} holds another corpus, with {listed}; name another folder, or delete this one")
     if changed := _changed(world, _world(corpus)):
         raise ValueError(
@@ -333,7 +343,7 @@ def _made(corpus: Corpus, seed: int) -> tuple[list[dict], list[tuple[WorldStory,
         row, heard = continuation_row(corpus, seed, made), _clips(made.opening)
         recordings = {row["heard"]: range(len(heard)), **_recordings(row, len(heard))}
         return [row], [*heard, *_clips(made.story, len(heard))], recordings
-    story = make_story(seed, corpus.split, corpus.kind)
+    story = make_story(seed, corpus.split, corpus.kind, bool(corpus.mixed))
     row = manifest_row(corpus, seed, story)
     return [row], _clips(story), _recordings(row)
 

@@ -119,6 +119,17 @@ FRAMES = (
     *_frames("clause", "this is the story: {first}", least=1, most=1, unseen=True),
 )
 
+# Of what mixed frames are made that tell the end first.
+ENDS_FIRST = ("end with {last}", "finish with {last}", "close with {last}", "the last sound is {last}", "{last}")
+COME_BEFORE = (
+    "; before that {before}",
+    ", and before it come {before}",
+    ", but only after {before}",
+    ", with {before} before it",
+    ". before that play {before}",
+)
+MIXED_CHANCE, END_FIRST_CHANCE, ALIKE_CHANCE = 0.8, 0.3, 0.5
+
 # Two neighbours may be asked for as one.
 MERGES = ("{0} and then {1}", "{0} before {1}", "{1} right after {0}", "{1} but only after {0}")
 
@@ -146,12 +157,17 @@ PLACES = {
 
 
 def write_instruction(
-    rng: np.random.Generator, sounds: Sequence[Sound], cast: Cast, *, unseen_allowed: bool
+    rng: np.random.Generator, sounds: Sequence[Sound], cast: Cast, *, unseen_allowed: bool, mixed: bool = False
 ) -> tuple[str, tuple[str, ...]]:
-    """The instruction's text, and which of "frame" and "mention" are unseen in it (none unless allowed)."""
+    """The instruction's text, and which of "frame" and "mention" are unseen in it (none unless allowed).
+
+    With `mixed`, most frames are put together from pieces of several, so that there are thousands instead of some
+    forty. None of them is an unseen one.
+    """
     frames = _fitting_frames(len(sounds), unseen_allowed and rng.random() < 0.5)
+    mixed = mixed and len(sounds) > 1 and rng.random() < MIXED_CHANCE
     while True:
-        frame = pick(rng, frames)
+        frame = _mixed_frame(rng, len(sounds)) if mixed else pick(rng, frames)
         mentions, unseen_mention = _mentions(rng, sounds, cast, frame.form, unseen_allowed)
         body = _lay_out(rng, frame, mentions)
         text = _set_scene(rng, body, cast.place, frame.unseen)
@@ -173,6 +189,31 @@ def instruction_words() -> set[str]:
 @cache
 def _fitting_frames(num_events: int, unseen: bool) -> tuple[Frame, ...]:
     return tuple(frame for frame in FRAMES if frame.unseen == unseen and frame.least <= num_events <= frame.most)
+
+
+def _mixed_frame(rng: np.random.Generator, num_events: int) -> Frame:
+    form: Form = pick(rng, ("clause", "noun"))
+    if form == "noun" and rng.random() < END_FIRST_CHANCE:
+        return Frame(form=form, pattern=pick(rng, ENDS_FIRST) + pick(rng, COME_BEFORE))
+    first, between, last = _pieces(form)
+    if rng.random() < ALIKE_CHANCE:
+        between = (pick(rng, between),)
+    pieces = [pick(rng, first), *(pick(rng, between) for _ in range(num_events - 2)), pick(rng, last)]
+    return Frame(form=form, pattern="|".join(pieces))
+
+
+@cache
+def _pieces(form: Form) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """What leads to the first mention, to one between and to the last, in frames for any number of events. Those that
+    count their events lend the ends alone."""
+    first, between, last = [], [], []
+    for frame in FRAMES:
+        if frame.form == form and "|" in frame.pattern and frame.least == 2 and not frame.unseen:
+            start, *middle, end = frame.pattern.split("|")
+            first.append(start)
+            between += middle if len(middle) <= 2 else []
+            last.append(end)
+    return tuple(dict.fromkeys(first)), tuple(dict.fromkeys(between)), tuple(dict.fromkeys(last))
 
 
 def _mentions(

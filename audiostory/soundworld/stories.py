@@ -86,9 +86,9 @@ class WorldStory:
     unseen: tuple[str, ...]
 
 
-def make_story(seed: int, split: str = "train", kind: str = "story") -> WorldStory:
-    """The story of this seed; another split or kind gives an unrelated one. ValueError for a negative seed, or an
-    unknown split or kind."""
+def make_story(seed: int, split: str = "train", kind: str = "story", mixed: bool = False) -> WorldStory:
+    """The story of this seed; another split or kind gives an unrelated one, `mixed` the same one, asked for in a frame
+    that is put together from several. ValueError for a negative seed, or an unknown split or kind."""
     if seed < 0 or split not in SPLITS or kind not in KINDS:
         raise ValueError(
             f"a story needs a seed of 0 or more, a split of {', '.join(SPLITS)} and a kind of {', '.join(KINDS)}; "
@@ -100,7 +100,7 @@ def make_story(seed: int, split: str = "train", kind: str = "story") -> WorldSto
     cast = Cast(place=pick(rng, tuple(PLACE_DETAILS)), pitches=pitches, seed=int(rng.integers(2**31)))
     total_told = rng.random() >= NO_TOTAL_CHANCE
     tenths = durations(rng, sounds, kind, total_told)
-    text, unseen_phrasing = write_instruction(rng, sounds, cast, unseen_allowed=split == "test")
+    text, unseen_phrasing = write_instruction(rng, sounds, cast, unseen_allowed=split == "test", mixed=mixed)
     wordings = [pick(rng, captions(sound)) if kind == "clip" else canonical_caption(sound) for sound in sounds]
     return WorldStory(
         instruction=Instruction(text=text, total_seconds=sum(tenths) / 10 if total_told else None),

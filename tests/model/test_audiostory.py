@@ -195,7 +195,8 @@ def test_each_loss_reaches_exactly_its_states(
 def test_text_losses_equal_a_full_cross_entropy():
     model, batch = tiny.audiostory(), tiny.story_batch()
     logits = model.planner.logits(model.planner.states(batch.ids))[:, :-1].flatten(0, 1)
-    for loss, roles in training.LEARNT_ROLES.items():
+    for loss in ("text", *training.REASON_PARTS):
+        roles = training.LEARNT_ROLES[loss]
         counted = torch.isin(batch.roles, torch.tensor([int(role) for role in roles]))
         labels = batch.ids.masked_fill(~counted, -100)[:, 1:].flatten()
         assert_close(tell(model, batch)[loss], torch.nn.functional.cross_entropy(logits, labels))
@@ -410,6 +411,26 @@ def test_an_answer_is_learnt_word_by_word():
     expected = torch.nn.functional.cross_entropy(logits[counted], batch.ids[:, 1:][counted])
     assert_close(tell(model, answers)["text"], expected)
     assert tiny.vocabulary().decode(batch.ids[:, 1:][counted].tolist()) == "a dog"
+
+
+def test_each_answer_counts_as_much_as_another_however_long():
+    model, batch = tiny.audiostory(listens=True), tiny.listening_batch()
+    ids = torch.cat([batch.ids, batch.ids])
+    roles = torch.cat([torch.where(batch.roles == Role.ANSWER, Role.ANSWER, Role.PROMPT)] * 2)
+    asked = (roles == Role.ANSWER).any(1).nonzero()[:, 0]
+    assert len(asked) == 2
+    shorter = roles[asked[1]] == Role.ANSWER
+    roles[asked[1]] = torch.where(shorter & (shorter.cumsum(0) > 1), Role.PROMPT, roles[asked[1]])
+    model.planner.states = lambda ids, embeddings: states  # recordings need not be doubled
+    states = torch.randn(*ids.shape, model.planner.qwen.config.hidden_size, generator=seeded())
+    doubled = replace(batch, ids=ids, roles=roles, audio_features=None)
+    logits, labels = model.planner.logits(states)[:, :-1], ids[:, 1:]
+    own = [
+        torch.nn.functional.cross_entropy(logits[row][of], labels[row][of])
+        for row in asked
+        for of in [roles[row, 1:] == Role.ANSWER]
+    ]
+    assert_close(tell(model, doubled, ["answer"])["answer"], torch.stack(own).mean())
 
 
 def test_forward_is_losses_for_the_wrappers_of_distributed_training():

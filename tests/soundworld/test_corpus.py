@@ -256,6 +256,18 @@ def test_another_corpus_in_the_folder_is_an_error(told, change, message):
         write_corpus(told, **{"kind": "story", "split": "val", "num": 6, "seed": 20, "whole": True, **change})
 
 
+def test_mixed_frames_make_another_corpus_of_the_same_stories(tmp_path):
+    def written(folder, mixed):
+        write_corpus(tmp_path / folder, kind="story", split="train", num=30, audio=False, mixed=mixed)
+        return rows_of(tmp_path / folder)
+
+    plain, mixed = written("plain", False), written("mixed", True)
+    assert [row["events"] for row in plain] == [row["events"] for row in mixed]
+    assert [row["instruction"] for row in plain] != [row["instruction"] for row in mixed]
+    with pytest.raises(ValueError, match=r"mixed True .asked now: None"):
+        written("mixed", False)
+
+
 @pytest.fixture
 def small(tmp_path):
     write_corpus(tmp_path / "small", kind="clip", split="train", num=1)
@@ -297,6 +309,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         {"kind": "question", "per_story": 0},
         {"kind": "question", "per_story": 13},
         {"kind": "question", "whole": True},
+        {"mixed": True},
+        {"kind": "story", "split": "test", "mixed": True},
     ],
 )
 def test_arguments_without_sense_write_nothing(tmp_path, wrong):

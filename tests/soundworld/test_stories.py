@@ -6,11 +6,12 @@ from collections import Counter
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiostory.soundworld.instructions import FRAMES
+from audiostory.soundworld.instructions import FRAMES, _mixed_frame
 from audiostory.soundworld.phrases import WORDS, all_sounds
 from audiostory.soundworld.sounds import CLASSES
 from audiostory.soundworld.stories import (
@@ -246,3 +247,22 @@ def test_frames_are_many_and_fit_their_slots():
 def test_a_wrong_argument_is_named(seed, split, kind):
     with pytest.raises(ValueError, match="a story needs a seed"):
         make_story(seed, split, kind)
+
+
+@given(seeds)
+def test_a_mixed_frame_asks_for_the_same_story_and_shows_nothing_of_test(seed):
+    plain, mixed = make_story(seed, "train"), make_story(seed, "train", mixed=True)
+    assert (mixed.storyline, mixed.sounds, mixed.cast, mixed.unseen) == (plain.storyline, plain.sounds, plain.cast, ())
+    assert set(re.findall(r"[a-z]+", mixed.instruction.text.lower())) <= {word.lower() for word in words()}
+
+
+def test_mixed_frames_are_many_hold_every_mention_and_are_none_of_test():
+    rng = np.random.default_rng(0)
+    drawn = [_mixed_frame(rng, num_events) for num_events in (2, 3, 4, 6) for _ in range(500)]
+    patterns = {frame.pattern for frame in drawn}
+    assert len(patterns) > 1000
+    assert not patterns & {frame.pattern for frame in FRAMES if frame.unseen}
+    for frame in drawn:
+        slots = frame.pattern.count("{}")
+        assert slots >= 2 or ("{last}" in frame.pattern and "{before}" in frame.pattern)
+        assert not re.search(r"second|third|fourth|fifth|[2-5]:", frame.pattern)

@@ -29,7 +29,7 @@ corpora() {
     world texts-mixed --kind story --split train --num 200000 --seed 3000000 --no-audio --mixed
     world stories-train --kind story --split train --num 3000
     world stories-val --kind story --split val --num 200
-    world questions-train --kind question --split train --num 6000 --seed 200000
+    world questions-train --kind question --split train --num 15000 --per_story 8 --seed 200000
     world questions-val --kind question --split val --num 150 --seed 200000
     world continuations-train --kind continuation --split train --num 4000
     world continuations-val --kind continuation --split val --num 150
@@ -44,7 +44,7 @@ hearing() { train hearing && encode audio_encoder hearing "${HEARD[@]}"; }
 planner() { # the frames of the grammar first, then frames put together from several
     [ -f runs/planner/plain_frames_done ] || train planner
     : >runs/planner/plain_frames_done
-    train planner stage.steps=11000 +stage.mixture.mixed_texts=5.0 stage.mixture.texts=null accept_changes=true
+    train planner stage.steps=12000 +stage.mixture.mixed_texts=5.0 stage.mixture.texts=null accept_changes=true
 }
 stage1_warmup() { train stage1_warmup; }
 stage1() { train stage1; }

@@ -119,7 +119,7 @@ FRAMES = (
     *_frames("clause", "this is the story: {first}", least=1, most=1, unseen=True),
 )
 
-# Of what mixed frames are made that tell the end first.
+# Of what mixed frames are made in which the order of the words is not the order of the sounds.
 ENDS_FIRST = ("end with {last}", "finish with {last}", "close with {last}", "the last sound is {last}", "{last}")
 COME_BEFORE = (
     "; before that {before}",
@@ -127,8 +127,10 @@ COME_BEFORE = (
     ", but only after {before}",
     ", with {before} before it",
     ". before that play {before}",
+    ", and it comes after {before}",
 )
-MIXED_CHANCE, END_FIRST_CHANCE, ALIKE_CHANCE = 0.8, 0.3, 0.5
+COMES_AFTER = ("{last} comes after {before}", "after {before} comes {last}")
+MIXED_CHANCE, SENTENCE_CHANCE, ALIKE_CHANCE = 0.8, 0.4, 0.5
 
 # Two neighbours may be asked for as one.
 MERGES = ("{0} and then {1}", "{0} before {1}", "{1} right after {0}", "{1} but only after {0}")
@@ -193,8 +195,10 @@ def _fitting_frames(num_events: int, unseen: bool) -> tuple[Frame, ...]:
 
 def _mixed_frame(rng: np.random.Generator, num_events: int) -> Frame:
     form: Form = pick(rng, ("clause", "noun"))
-    if form == "noun" and rng.random() < END_FIRST_CHANCE:
-        return Frame(form=form, pattern=pick(rng, ENDS_FIRST) + pick(rng, COME_BEFORE))
+    if form == "noun" and rng.random() < SENTENCE_CHANCE:
+        return Frame(
+            form=form, pattern=pick(rng, (pick(rng, ENDS_FIRST) + pick(rng, COME_BEFORE), pick(rng, COMES_AFTER)))
+        )
     first, between, last = _pieces(form)
     if rng.random() < ALIKE_CHANCE:
         between = (pick(rng, between),)

@@ -41,7 +41,7 @@ def test_the_files_hold_the_recipe_of_the_paper():
 
 
 def test_a_small_model_brings_its_own_recipe_and_the_command_line_wins():
-    assert composed("stage=stage1", "model=mini").stage.steps == 4000
+    assert composed("stage=stage1", "model=mini").stage.steps == 3000
     assert composed("stage=stage1", "model=tiny").stage.steps == 44000
     assert composed("stage=stage1", "model=mini", "stage.steps=7").stage.steps == 7
     rested = composed("stage=stage1", "model=mini", "~stage.parts.dit").stage
@@ -97,7 +97,7 @@ def test_null_takes_a_named_thing_out():
     run = composed(
         "stage=stage3", "stage.losses.reason=null", "stage.parts.dit=null", "stage.mixture.continuations=null"
     )
-    assert set(run.stage.losses) == {"semantic", "text", "flow"}
+    assert set(run.stage.losses) == {"semantic", "text", "answer", "flow"}
     assert set(run.stage.parts) == {"planner", "bridge", "residual", "listener"}
     assert "continuations" not in run.stage.mixture
     assert composed("stage=stage3", "model=tiny").model.dit["fixed_frames"] is None

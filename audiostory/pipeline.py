@@ -19,7 +19,7 @@ somebody else wrote.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -56,6 +56,8 @@ SHORTEST_CLIP_SECONDS = 1.0  # shorter ones are rendered this long and cut: no n
 PART_NOISE_STRIDE = 10_000  # noise indices between the parts of a long event; no story has as many events
 QUESTION = "What can be heard?"
 TOKENS_OF_WORDS = 256  # kept for an instruction beside the longest recording
+
+OnLatents = Callable[[Sequence[Float[Tensor, "_ Z"]]], object]
 
 
 class StoryError(ValueError):
@@ -111,6 +113,8 @@ class AudioStoryPipeline(DiffusionPipeline):
     _optional_components = list(ours.LISTENING)  # noqa: RUF012  # diffusers' own name
     max_batch_frames = 4000
     """The bound on memory: latent frames, padding included, that are denoised at once (twice as many with guidance)."""
+    max_decode_frames: int | None = None
+    """Latent frames that the codec decodes at once: None for a whole clip, however long; 64 take the least memory."""
     max_batch_scripts = 8
     """How many answers the planner writes at once; each holds its keys and values in memory."""
 
@@ -215,6 +219,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        solver: str | None = None,
         crossfade_seconds: float | None = None,
         max_new_tokens: int = 1600,
         as_released: bool = False,
@@ -225,7 +230,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         Without `total_seconds` the planner decides how long the story is. Raises ValueError for what the caller got
         wrong, and StoryError, which is one, when the planner writes no complete event.
         """
-        rendering = self._rendering(seed, steps, guidance, crossfade_seconds, as_released)
+        rendering = self._rendering(seed, steps, guidance, solver, crossfade_seconds, as_released)
         instruction = self._checked(instruction, total_seconds)
         plan = self.plan(
             instruction, audio=audio, max_new_tokens=max_new_tokens, as_written=as_released, progress=progress
@@ -239,6 +244,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         seeds: Sequence[int],
         steps: int | None = None,
         guidance: float | None = None,
+        solver: str | None = None,
         crossfade_seconds: float | None = None,
         max_new_tokens: int = 1600,
         progress: bool = True,
@@ -255,7 +261,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         if len(seeds) != len(instructions):
             raise ValueError(f"there are {len(instructions)} instructions and {len(seeds)} seeds; give one for each")
         self._check_room([], max_new_tokens)
-        renderings = [self._rendering(seed, steps, guidance, crossfade_seconds, False) for seed in seeds]
+        renderings = [self._rendering(seed, steps, guidance, solver, crossfade_seconds, False) for seed in seeds]
         return self._tell_many(instructions, renderings, max_new_tokens, progress)
 
     @torch.no_grad()
@@ -293,6 +299,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        solver: str | None = None,
         crossfade_seconds: float | None = None,
         max_new_tokens: int = 1600,
         wait_for_plan: bool = False,
@@ -312,7 +319,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         """
         if hasattr(self.planner, "_hf_hook"):
             raise ValueError("a model that is offloaded cannot stream, as it plans and renders at once; load it whole")
-        rendering = self._rendering(seed, steps, guidance, crossfade_seconds, False)
+        rendering = self._rendering(seed, steps, guidance, solver, crossfade_seconds, False)
         asked = self._asked(self._checked(instruction, total_seconds), audio)
         self._check_room([asked.prompt], max_new_tokens)
         return self._stream(asked, rendering, max_new_tokens, wait_for_plan)
@@ -586,17 +593,26 @@ class AudioStoryPipeline(DiffusionPipeline):
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        solver: str | None = None,
         crossfade_seconds: float | None = None,
         as_released: bool = False,
+        on_latents: OnLatents | None = None,
         progress: bool = True,
     ) -> StoryAudio:
         """A plan in sound. The same (plan, seed) gives the same story; one event's sound does not depend on the others'
-        noise. `as_released`: see Rendering."""
-        return self._render(plan, self._rendering(seed, steps, guidance, crossfade_seconds, as_released), progress)
+        noise. `solver` and `as_released`: see Rendering. `on_latents` is given those of each clip before they are
+        decoded."""
+        rendering = self._rendering(seed, steps, guidance, solver, crossfade_seconds, as_released)
+        return self._render(plan, rendering, progress, on_latents)
 
-    def _render(self, plan: Plan, rendering: Rendering, progress: bool) -> StoryAudio:
+    def _render(
+        self, plan: Plan, rendering: Rendering, progress: bool, on_latents: OnLatents | None = None
+    ) -> StoryAudio:
         takes = self._takes(plan, rendering)
-        told = self._told(plan, rendering, takes, self._solve(takes, rendering, progress), progress)
+        latents = self._solve(takes, rendering, progress)
+        if on_latents is not None:
+            on_latents(latents)
+        told = self._told(plan, rendering, takes, latents, progress)
         self.maybe_free_model_hooks()
         return told
 
@@ -664,6 +680,7 @@ class AudioStoryPipeline(DiffusionPipeline):
             self.bridge.unconditional.to(tokens.device),
             steps=rendering.steps,
             guidance=rendering.guidance,
+            solver=rendering.solver,
             on_step=advance,
         )
 
@@ -678,7 +695,8 @@ class AudioStoryPipeline(DiffusionPipeline):
                 most = len(latent) * self.codec.hop
                 num_samples = rendering.num_samples(clip, rate, most)
                 decodable = min(max(num_samples, 1), most)
-                samples = self.codec.decode(latent[None], num_samples=decodable)[0].float().cpu().numpy()
+                decoded = self.codec.decode(latent[None], num_samples=decodable, max_frames=self.max_decode_frames)
+                samples = decoded[0].float().cpu().numpy()
                 if not np.isfinite(samples).all():
                     raise ValueError(
                         f"event {clip.event + 1} is not finite in {self.dit.dtype}; use float32 or bfloat16"
@@ -704,17 +722,20 @@ class AudioStoryPipeline(DiffusionPipeline):
         seed: int,
         steps: int | None,
         guidance: float | None,
+        solver: str | None,
         crossfade_seconds: float | None,
         as_released: bool,
     ) -> Rendering:
         longest = math.inf if as_released else self.max_clip_seconds / 2
         fade = min(self.settings.crossfade_seconds, longest) if crossfade_seconds is None else crossfade_seconds
+        own = "euler" if as_released else self.settings.solver
         if not 0 <= fade <= longest:
             raise ValueError(f"the cross-fade must last 0 to {longest:g} seconds, got {fade}")
         return Rendering(
             seed=seed,
             steps=self.settings.steps if steps is None else steps,
             guidance=self.settings.guidance if guidance is None else guidance,
+            solver=own if solver is None else solver,
             crossfade_seconds=fade,
             as_released=as_released,
         )

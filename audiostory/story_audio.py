@@ -10,6 +10,7 @@ from itertools import groupby
 import numpy as np
 
 from audiostory import sound, timeline
+from audiostory.model import solvers
 from audiostory.sound import Waveform
 from audiostory.story import Problem, ProblemKind, Storyline
 from audiostory.timeline import Clip
@@ -22,6 +23,7 @@ class Rendering:
     `as_released` does it the released system's way: one clip per event, however long, all from the noise of seed 0, cut
     after int(seconds * rate) samples or where its latents end, joined by fades of full length or, where a clip is
     shorter, by none (SPEC 7 and 8). It makes stories that are not always as long as planned and is here for comparison.
+    `steps` are the solver's, and `solver` one of `model.solvers`; each step of some costs two evaluations of the DiT.
 
     ValueError for values that cannot be meant.
     """
@@ -30,6 +32,7 @@ class Rendering:
     steps: int
     guidance: float
     crossfade_seconds: float
+    solver: str = "euler"
     as_released: bool = False
 
     def __post_init__(self):
@@ -39,6 +42,9 @@ class Rendering:
             raise ValueError(f"steps must be in 1 .. 1000, got {self.steps}; 25 to 50 are usual")
         if not 1 <= self.guidance < math.inf:
             raise ValueError(f"guidance must be 1 (off) or more, got {self.guidance}; 3 to 5 are usual")
+        solvers.check(self.solver)
+        if self.as_released and self.solver != "euler":
+            raise ValueError(f"the release solves by euler, not {self.solver}; leave the solver or as_released out")
 
     def num_samples(self, clip: Clip, sample_rate: int, most: int) -> int:
         """Of a clip whose latents hold `most` samples."""

@@ -52,6 +52,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from audiostory.model import solvers
+
 if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of the pen are answered at once
     from audiostory.pipeline import AudioStoryPipeline, Settings, StoryAudio
     from audiostory.story import Instruction
@@ -96,6 +98,11 @@ def parser() -> argparse.ArgumentParser:
     more("--llm_cfg_path", type=Path, metavar="FILE", help="its LoRA settings, if config.yaml leaves llm_model null")
     add("--seed", type=int, default=0, help="another seed: the same plan, rendered otherwise (0)")
     add("--steps", type=int, help="denoising steps (the model's own)")
+    add(
+        "--solver",
+        metavar="NAME",
+        help="how steps are taken: euler or ab2, or midpoint or heun, whose steps cost twice (the model's own)",
+    )
     add("--guidance", type=float, help="how strictly the captions are followed; 1 turns it off (the model's own)")
     add(
         "--crossfade_sec",
@@ -120,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TYPE",
         help="fp32, bf16 or fp16: what is computed in (fp32)",
     )
+    add("--int8", action="store_true", help="keep the planner's and the DiT's weights in 8 bits, for small cards")
     add("--offload", action="store_true", help="keep each part on the GPU only while it works, for small cards")
     add("--save_folder_name", default="story", metavar="NAME", help="the story's folder inside evaluate/ (story)")
     add("--output", type=Path, metavar="DIR", help="the story's folder, anywhere")
@@ -145,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; it is not imported here
             raise
-        print("error: the GPU's memory is full; try --dtype bf16, then --offload", file=sys.stderr)
+        print("error: the GPU's memory is full; try --dtype bf16, then --int8, then --offload", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = "nothing was written" if options.stream is None else "what was heard stays"
@@ -156,6 +164,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """What can be seen without the model; the pipeline checks the rest."""
+    if options.solver is not None:
+        solvers.check(options.solver)
     if options.instruction is not None and not options.instruction.strip():
         raise ValueError("--instruction is empty; say in words what should be heard")
     if options.audio is not None and not options.audio.is_file():
@@ -253,6 +263,7 @@ def _choices(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "steps": options.steps,
         "guidance": options.guidance,
+        "solver": options.solver,
         "crossfade_seconds": options.crossfade_sec,
         "max_new_tokens": options.max_new_tokens,
     }
@@ -397,7 +408,7 @@ def _tell_many(options: argparse.Namespace, folder: Path) -> int:
 
 def _checked_settings(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """What the stories of a folder share; ValueError for one that was begun with others."""
-    names = ("steps", "guidance", "crossfade_sec", "max_new_tokens", "target_sr", "dtype")
+    names = ("steps", "guidance", "solver", "crossfade_sec", "max_new_tokens", "target_sr", "dtype")
     settings = {name: getattr(options, name) for name in names}
     settings["model"] = str(options.model_path or "audiostory-mini")
     file = folder / SETTINGS
@@ -538,6 +549,10 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
         )
     else:
         pipeline = AudioStoryPipeline.from_pretrained(options.model_path or MINI, dtype=dtype)
+    if options.int8:
+        from audiostory.model.int8 import weights_to_int8
+
+        weights_to_int8(pipeline.planner, pipeline.dit)
     if options.offload:
         pipeline.enable_model_cpu_offload(device=device)
         return pipeline

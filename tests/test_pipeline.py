@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from audiostory import sound, timeline
-from audiostory.model import flow, tiny
+from audiostory.model import flow, solvers, tiny
 from audiostory.model.dit import guided_velocity
 from audiostory.model.inputs import Condition
 from audiostory.model.listener import AudioEncoder
@@ -241,6 +241,36 @@ def test_as_released_takes_any_fade_and_the_durations_as_written(pipeline, write
     told = pipeline("two sounds", total_seconds=7.5, crossfade_seconds=3.5, as_released=True, progress=False)
     assert [event.seconds for event in told.storyline.events] == [1.5, 1.2]
     assert told.rendering.crossfade_seconds == 3.5
+
+
+def latents_of(pipeline: AudioStoryPipeline, plan: Plan, **choices) -> torch.Tensor:
+    found: list[torch.Tensor] = []
+    told = pipeline.render(plan, progress=False, on_latents=found.extend, **choices)
+    assert len(found) == len(told.clips)
+    return torch.cat(found)  # [T Z] of all clips
+
+
+@pytest.mark.parametrize("solver", solvers.EVALUATIONS)
+def test_every_solver_comes_to_the_same_latents_by_many_steps(pipeline, solver):
+    plan = plan_of(pipeline, 1.5, 2.0)
+    end = latents_of(pipeline, plan, steps=128, solver="euler")
+    few, many = (
+        (latents_of(pipeline, plan, steps=steps, solver=solver) - end).square().mean().sqrt() for steps in (2, 64)
+    )
+    assert many < few / 10
+
+
+def test_a_model_may_have_a_solver_of_its_own_but_not_for_the_released_way(pipeline):
+    parts = (pipeline.planner, pipeline.vocabulary, pipeline.bridge, pipeline.dit, pipeline.codec)
+    own = AudioStoryPipeline(*parts, replace(pipeline.settings, solver="ab2"))
+    plan = plan_of(own, 1.5, 2.0)
+    told = own.render(plan, progress=False)
+    assert told.rendering.solver == "ab2"
+    assert (samples(told) == samples(pipeline.render(plan, solver="ab2", progress=False))).all()
+    assert own.render(plan, solver="heun", progress=False).rendering.solver == "heun"
+    assert own.render(plan, as_released=True, progress=False).rendering.solver == "euler"
+    with pytest.raises(ValueError, match="the release solves by euler, not heun"):
+        own.render(plan, as_released=True, solver="heun")
 
 
 def test_half_precision_tells_nearly_the_same_story():
@@ -537,16 +567,17 @@ def answer_of(story: Storyline) -> list[int]:
     return list(ids[len(script.prompt(Instruction(text="x"), tiny.vocabulary())) :])
 
 
-def test_stories_told_together_are_those_told_alone(pipeline, monkeypatch):
+@pytest.mark.parametrize("solver", [None, "ab2"])
+def test_stories_told_together_are_those_told_alone(pipeline, monkeypatch, solver):
     stories = [storyline(1.5, 2.5, 1.0), storyline(0.4), storyline(9.0, 0.7)]
     instructions = ["three sounds", Instruction(text="a sound", total_seconds=1.2), "a long sound, then another"]
     with monkeypatch.context() as patch:
         recites(patch, *map(answer_of, stories))
-        together = list(pipeline.tell_many(instructions, seeds=[3, 4, 3], progress=False))
+        together = list(pipeline.tell_many(instructions, seeds=[3, 4, 3], solver=solver, progress=False))
     for told, instruction, story, seed in zip(together, instructions, stories, [3, 4, 3], strict=True):
         with monkeypatch.context() as patch:
             recites(patch, answer_of(story))
-            alone = pipeline(instruction, seed=seed, progress=False)
+            alone = pipeline(instruction, seed=seed, solver=solver, progress=False)
         assert (told.storyline, told.rendering, told.times) == (alone.storyline, alone.rendering, alone.times)
         assert told.problems == alone.problems
         np.testing.assert_allclose(samples(told), samples(alone), rtol=0, atol=1e-5)
@@ -637,6 +668,17 @@ def test_the_parts_of_a_stream_are_the_story_told_at_once(pipeline, monkeypatch,
     ]
 
 
+def test_a_stream_is_solved_as_the_story_told_at_once(pipeline, monkeypatch):
+    heard = {}
+    for solver in ("euler", "heun"):
+        recites(monkeypatch, answer_of(storyline(1.5, 1.0)))
+        heard[solver] = np.concatenate([part.sound.samples for part in streamed(pipeline, solver=solver)], axis=1)
+    recites(monkeypatch, answer_of(storyline(1.5, 1.0)))
+    told = pipeline("sounds", solver="heun", progress=False)
+    np.testing.assert_allclose(heard["heun"], samples(told), rtol=0, atol=1e-5)
+    assert not np.allclose(heard["euler"], heard["heun"], atol=1e-3)
+
+
 def test_a_part_is_heard_as_soon_as_its_tokens_are_written(pipeline, monkeypatch):
     recites(monkeypatch, answer_of(storyline(1.0, 1.0, 1.0)))
     pieces, writing = [], Planner.writing
@@ -723,6 +765,7 @@ def test_a_stream_that_cannot_be_meant_is_refused_at_once(pipeline):
         ({"total_seconds": math.nan}, "1 to 600 seconds"),
         ({"total_seconds": 1e9}, "1 to 600 seconds"),
         ({"steps": 0}, "steps must be"),
+        ({"solver": "huen"}, "not 'huen'; 'heun' was meant"),
         ({"guidance": 0.5}, "guidance must be 1"),
         ({"guidance": math.nan}, "guidance must be 1"),
         ({"seed": -1}, "seed must be"),

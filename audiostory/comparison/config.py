@@ -54,8 +54,9 @@ class Teller:
     true_storyline: bool = False
     text_to_audio: str | None = None
     codec: str | None = None
-    steps: int | None = None  # null: the model's own, as is the guidance
+    steps: int | None = None  # null: the model's own, as are guidance and solver
     guidance: float | None = None
+    solver: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,9 +72,9 @@ def system(chosen: Teller, *, device: str | None, seed: int) -> System:
     model = Path(chosen.model_path) if chosen.model_path else MINI
     if chosen.kind == "ours":
         _refuse(chosen, "text_to_audio", "codec")
-        values: dict[str, Any] = {"steps": chosen.steps, "guidance": chosen.guidance}
+        values: dict[str, Any] = {"steps": chosen.steps, "guidance": chosen.guidance, "solver": chosen.solver}
         return Ours(model, device=device, seed=seed, true_storyline=chosen.true_storyline, **values)
-    _refuse(chosen, "true_storyline", *(() if chosen.kind == "cascade" else ("model_path",)))
+    _refuse(chosen, "true_storyline", "solver", *(() if chosen.kind == "cascade" else ("model_path",)))
     text_to_audio = _text_to_audio(chosen, device)
     if chosen.kind == "cascade":
         return Cascade(model, text_to_audio, device=device, seed=seed)

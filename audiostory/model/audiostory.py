@@ -64,9 +64,9 @@ class AudioStory(nn.Module):
         a head for it, its output against the clip's features. residual: likewise, with R means of those features, and
         absent without such a head (paper, table 5). flow: see `flow_loss`.
         text, reason_count, reason_content, reason_caption: cross entropy per token, each over its own roles; reason is
-        the sum of its three parts (paper, section 4). answer: cross entropy per answer, each the mean of its tokens', so
-        that a yes weighs as much as a caption of all that is heard. What is not wanted is not computed: without flow the DiT does
-        not run. ValueError for a name that is no loss.
+        the sum of its three parts (paper, section 4). answer: cross entropy per answer, which is the mean over its
+        tokens, so that a yes weighs as much as a long caption. What is not wanted is not computed: without flow the DiT
+        does not run. ValueError for a name that is no loss.
         """
         wanted = set(LOSSES if wanted is None else wanted)
         if unknown := sorted(wanted - set(LOSSES)):

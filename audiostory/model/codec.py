@@ -110,21 +110,27 @@ class Codec(ModelMixin, ConfigMixin):
         return (raw.mT - self.latent_mean) / self.latent_std
 
     @apply_forward_hook
-    def decode(self, latents: Float[Tensor, "S T Z"], num_samples: int | None = None) -> Float[Tensor, "S A W"]:
+    def decode(
+        self, latents: Float[Tensor, "S T Z"], num_samples: int | None = None, max_frames: int | None = None
+    ) -> Float[Tensor, "S A W"]:
         """Float32 samples: all T * hop of them, or the first `num_samples` at the cost of little more than those.
 
         A shortened decode takes all latents that reach into the kept samples (SPEC 7: 10 more at full size), so the
         Oobleck's output there is that of a full decode, and so is the sound, but for the spectrogram front: it keeps
         the magnitudes and finds a phase of its own, since Griffin-Lim looks at the whole clip.
+
+        `max_frames` bounds the memory: the Oobleck decodes pieces of so many latents, each with `context_frames` more
+        on either side, and what it makes of them is what it makes of the whole. Phases are found for the whole clip.
         """
         whole = latents.shape[1] * self.hop
         num_samples = whole if num_samples is None else num_samples
         if not 0 < num_samples <= whole:
             raise ValueError(f"{latents.shape[1]} latent frames hold {whole} samples, {num_samples} were asked for")
+        if max_frames is not None and max_frames < 1:
+            raise ValueError(f"max_frames must be at least 1, got {max_frames}; 64 is usual, None decodes all at once")
         kept = latents[:, : self.num_frames(num_samples) + self.context_frames]
         raw = (kept * self.latent_std + self.latent_mean).mT
-        frames = self.vae.decoder(raw.to(self.dtype).contiguous()).float()
-        return self._samples(frames)[..., :num_samples]
+        return self._samples(self._decoded(raw.to(self.dtype), max_frames or raw.shape[-1]))[..., :num_samples]
 
     def posterior(self, samples: Float[Tensor, "S A W"]) -> OobleckDiagonalGaussianDistribution:
         """Over raw latents, channels first, float32: .mean and .std [S Z T], .sample(), .mode(), .kl()."""
@@ -170,6 +176,16 @@ class Codec(ModelMixin, ConfigMixin):
         if self.front == "waveform":
             return padded
         return compress((stft if self.front == "spectrogram" else vocoder.spectrum)(padded[:, 0]).abs())
+
+    def _decoded(self, raw: Float[Tensor, "S Z T"], max_frames: int) -> Float[Tensor, "S _ _"]:
+        """What the Oobleck makes of raw latents, a piece of them at a time."""
+        context, rate = self.context_frames, self.hop // FRONTS[self.front][0]  # rate: outputs per latent
+        pieces = []
+        for start in range(0, raw.shape[-1], max_frames):
+            first = max(start - context, 0)
+            made = self.vae.decoder(raw[..., first : start + max_frames + context].contiguous())
+            pieces.append(made[..., (start - first) * rate : (start - first + max_frames) * rate].float())
+        return torch.cat(pieces, dim=-1)
 
     def _samples(self, frames: Float[Tensor, "S _ _"]) -> Float[Tensor, "S A W"]:
         """The way back."""

@@ -8,7 +8,7 @@ error of bf16 from 0.006 to 0.04. SPEC 7 has the conditioning.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, cast
@@ -172,7 +172,7 @@ def guided_velocity(
     guidance: float | None,
     frames: Int[Tensor, " S"] | None = None,
 ) -> flow.Velocity:
-    """The velocity that `flow.euler` follows, for all S clips at once; what the network makes of their condition alone
+    """The velocity that `flow.solve` follows, for all S clips at once; what the network makes of their condition alone
     is computed at the first step.
 
     With guidance above 1 every call is one forward over 2 S clips, the unconditional half first; both halves are told
@@ -203,15 +203,16 @@ def denoise(
     *,
     steps: int,
     guidance: float | None,
-    on_step: Callable[[int, Tensor], None] | None = None,
+    solver: str = "euler",
+    on_step: flow.OnStep | None = None,
 ) -> list[Float[Tensor, "_ Z"]]:
     """The latents of S clips of any lengths from their noise, all at once: shorter ones are padded, and what pads them
-    is attended to by none. `on_step` as in `flow.euler`."""
+    is attended to by none. `steps`, `solver` and `on_step` as in `flow.solve`."""
     device = condition.tokens.device
     frames = [len(clip) for clip in noise]
     own = None if min(frames) == max(frames) else torch.tensor(frames, device=device)
     velocity = guided_velocity(dit, condition, unconditional, guidance, own)
-    latents = flow.euler(velocity, pad_sequence(list(noise), batch_first=True).to(device), steps, on_step=on_step)
+    latents = flow.solve(velocity, pad_sequence(list(noise), batch_first=True).to(device), steps, solver, on_step)
     return [clip[:count] for clip, count in zip(latents, frames, strict=True)]
 
 

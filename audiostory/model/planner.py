@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from audiostory.model.cache import RaggedCache
+from audiostory.model.cache import FixedCache, RaggedCache, Step
 from audiostory.model.inputs import BridgeTokens
 from audiostory.story import script
 from audiostory.story.vocabulary import Vocabulary
@@ -128,6 +128,8 @@ class Planner(nn.Module):
     def __init__(self, language_model: Qwen2ForCausalLM) -> None:
         super().__init__()
         self.language_model: Any = language_model
+        self._compiled_step: Callable[..., Tensor] | None = None
+        self._spare: FixedCache | None = None  # that of the last scripts, for the next ones of the same shape
 
     @classmethod
     def random(cls, config: PlannerConfig) -> Planner:
@@ -217,6 +219,16 @@ class Planner(nn.Module):
     def merge_lora(self) -> None:
         """Folds LoRA into the weights: a plain Qwen2 again, faster to write with (SPEC 10)."""
         self.language_model = self.language_model.merge_and_unload()
+
+    def compile_steps(self, **options: Any) -> None:
+        """From here on, single tokens are written by a compiled step of the network; the ids stay the same.
+
+        For GPUs, where launching the kernels of a small step takes longer than their work: with
+        `mode="reduce-overhead"` a CUDA graph launches them at once. The options are torch.compile's. The first script
+        waits for the compiler, and so does the first of another shape: another number of scripts, or twice the length.
+        The keys and values of `writing`'s last scripts stay in memory for the next ones.
+        """
+        self._compiled_step = torch.compile(_step, **options)
 
     def embed(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L H"]:
         return self.qwen.model.embed_tokens(ids)
@@ -325,7 +337,8 @@ class Planner(nn.Module):
         rules = WritingRules(
             vocabulary, repetition_penalty, config.vocab_size, self.device, free_bridge_score, num_rows=len(prompts)
         )
-        cache = RaggedCache(len(prompts), self.device)
+        longest = min(max(map(len, prompts)) + max_new_tokens, config.max_position_embeddings)
+        cache = self._take_cache(len(prompts), longest)
         last = self._begin(prompts, vocabulary, heard, cache)  # [R H], the states that the next ids are read from
         for row, prompt in enumerate(prompts):
             rules.heed(prompt, [row])
@@ -357,10 +370,26 @@ class Planner(nn.Module):
                 rows = torch.arange(len(numbers), device=self.device) if whole else tokens.new_tensor(numbers)
                 ids = tokens[rows, None] if piece is None else torch.tensor([piece] * len(numbers), device=self.device)
                 rules.heed(ids, rows)
-                states = self._feed(self.embed(ids), cache, rows, numbers)
+                if piece is None and isinstance(cache, FixedCache):
+                    states = self._take_step(ids, cache, rows, numbers)
+                else:
+                    states = self._feed(self.embed(ids), cache, rows, numbers)
                 last[rows] = states[:, -1]
                 for number, at in zip(numbers, states, strict=True):
                     yield Piece(script=scripts[number], ids=pieces[number], states=at if piece else None)
+        if isinstance(cache, FixedCache):
+            self._spare = cache
+
+    def _take_cache(self, num_rows: int, longest: int) -> RaggedCache:
+        """Of scripts that grow to `longest` tokens at most. Its shapes stay where a step is compiled for them."""
+        if self._compiled_step is None:
+            return RaggedCache(num_rows, self.device)
+        room = 2 ** math.ceil(math.log2(longest))
+        spare, self._spare = self._spare, None  # whoever else writes meanwhile must not find it
+        if spare is None or not spare.serves(num_rows, room, self.device, self.dtype):
+            return FixedCache(num_rows, self.device, room)
+        spare.restart()
+        return spare
 
     def _begin(
         self,
@@ -395,6 +424,14 @@ class Planner(nn.Module):
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
+
+    def _take_step(
+        self, ids: Int[Tensor, "r 1"], cache: FixedCache, rows: Int[Tensor, " r"], numbers: Sequence[int]
+    ) -> Float[Tensor, "r 1 H"]:
+        """`_feed` of a single token of some rows, in which all rows go through the compiled step."""
+        assert self._compiled_step is not None
+        all_ids, step, at = cache.step(ids, rows, numbers)
+        return self._compiled_step(self.qwen.model, all_ids, step)[at]
 
     def _check(self, prompt_ids: Sequence[int], vocabulary: Vocabulary, repetition_penalty: float) -> None:
         rows = self.qwen.config.vocab_size
@@ -459,6 +496,16 @@ class WritingRules:
     def scores(self, logits: Float[Tensor, "*R V"]) -> Float[Tensor, "*R V"]:
         scores = self.penalised(logits).masked_fill(self._bridge, self._free_bridge_score)
         return scores.masked_fill(self._absent, -torch.inf)
+
+
+def _step(network: Any, ids: Int[Tensor, "R 1"], step: Step) -> Float[Tensor, "R 1 H"]:
+    return network(
+        inputs_embeds=network.embed_tokens(ids),
+        position_ids=step.places,
+        attention_mask={"full_attention": step.mask()},
+        past_key_values=step,
+        use_cache=True,
+    ).last_hidden_state
 
 
 def _alike(pieces: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...] | None, list[int]]]:

@@ -35,13 +35,15 @@ class Ours:
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        solver: str | None = None,
         true_storyline: bool = False,
     ) -> None:
         own, names = ours.read_index(folder), ours.read_names(folder)
         self.folder, self.seed, self.true_storyline = folder, seed, true_storyline
         self.steps = own.steps if steps is None else steps
         self.guidance = own.guidance if guidance is None else guidance
-        Rendering(seed=0, steps=self.steps, guidance=self.guidance, crossfade_seconds=0.0)  # says now what is wrong
+        self.solver = own.solver if solver is None else solver
+        Rendering(seed=0, crossfade_seconds=0.0, **self._choices)  # says now what is wrong
         self.lacking = tuple(name for name in ours.LISTENING if name not in names)
         self.sha256 = fingerprint(folder)
         self._device = device
@@ -54,7 +56,13 @@ class Ours:
             "seed": self.seed,
             "steps": self.steps,
             "guidance": self.guidance,
+            # Folders that were told before there were others name none, and are still good.
+            **({} if self.solver == "euler" else {"solver": self.solver}),
         }
+
+    @property
+    def _choices(self) -> dict[str, Any]:
+        return {"steps": self.steps, "guidance": self.guidance, "solver": self.solver}
 
     @cached_property
     def pipeline(self) -> AudioStoryPipeline:
@@ -86,8 +94,7 @@ class Ours:
         return self.pipeline.describe(_silence(recording) if silent else recording, list(questions), progress=False)
 
     def _tell(self, asked: Asked) -> StoryAudio:
-        choices: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance, "progress": False}
-        choices["seed"] = story_seed(self.seed, asked.id)
+        choices = {**self._choices, "seed": story_seed(self.seed, asked.id), "progress": False}
         if self.true_storyline:
             plan = self.pipeline.plan_from_storyline(asked.storyline, asked.instruction)
             return self.pipeline.render(plan, **choices)

@@ -27,6 +27,7 @@ import diffusers
 import torch
 from torch import nn
 
+from audiostory.model import solvers
 from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT
@@ -67,7 +68,8 @@ class Settings:
 
     `lead_in` stands before every instruction, for a model that was trained so; `script` is the layout that it writes.
     `sounds` is for a model that knows a small world: each one's name and the words that call it in an instruction.
-    `places` are names alone. Both are empty for a model of the open world.
+    `places` are names alone. Both are empty for a model of the open world. `solver` is one of `model.solvers`, and
+    `steps` are its.
     """
 
     steps: int = 50
@@ -79,8 +81,10 @@ class Settings:
     script: Layout = Layout()  # noqa: RUF009  # frozen
     sounds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     places: Sequence[str] = ()
+    solver: str = "euler"
 
     def __post_init__(self):
+        solvers.check(self.solver)
         for name in ("steps", "guidance", "crossfade_seconds", "repetition_penalty", "max_story_seconds"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < math.inf:

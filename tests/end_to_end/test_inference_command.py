@@ -101,12 +101,12 @@ def test_a_story_is_written_where_the_release_writes_it(run, here, capsys):
 
 
 def test_the_record_tells_what_was_asked_planned_and_done(run, here):
-    assert run("--seed", "3", "--output", "out", "--guidance", "2", "--audio_type", "night") == 0
+    assert run("--seed", "3", "--output", "out", "--guidance", "2", "--solver", "heun", "--audio_type", "night") == 0
     record = json.loads((here / "out" / "storyline.json").read_text(encoding="utf-8"))
     assert record["instruction"] == "a dog in the rain"
     assert record["audio_type"] == "night"
     assert record["rendering"] == {
-        "seed": 3, "steps": 2, "guidance": 2.0, "crossfade_seconds": 0.5, "as_released": False
+        "seed": 3, "steps": 2, "guidance": 2.0, "crossfade_seconds": 0.5, "solver": "heun", "as_released": False
     }  # fmt: skip
     assert record["total_seconds"] == 5
     assert record["events"][0] == {
@@ -120,6 +120,16 @@ def test_the_record_tells_what_was_asked_planned_and_done(run, here):
     }
     assert record["events"][1]["start"] == 2.0
     assert record["problems"] == []
+
+
+def test_weights_of_8_bits_tell_the_same_events_in_nearly_the_same_sound(run, here):
+    def told(name: str, *flags: str) -> np.ndarray:
+        assert run("--save_folder_name", name, *flags) == 0
+        return soundfile.read(here / "evaluate" / name / "story.wav")[0]
+
+    whole, small = told("whole"), told("small", "--int8")
+    assert whole.shape == small.shape
+    assert 0 < np.abs(whole - small).mean() < np.abs(whole).mean()
 
 
 def test_a_new_story_takes_the_place_of_the_old_one_and_of_nothing_else(run, here):
@@ -264,6 +274,8 @@ def test_a_mistake_about_recordings_ends_in_one_line_and_no_file(
         (["--tangoflux_model", "x"], "holds no config.yaml"),
         (["--guidance", "nan"], "guidance must be 1"),
         (["--steps", "0"], "steps must be in 1 .. 1000"),
+        (["--solver", "hein"], "the solver must be euler, midpoint, heun, ab2, not 'hein'; 'heun' was meant"),
+        (["--solver", "heun", "--as_released"], "the release solves by euler"),
         (["--seed", "-1"], "the seed must be"),
         (["--crossfade_sec", "-1"], "the cross-fade must last"),
         (["--target_sr", "0"], "--target_sr must be 100"),

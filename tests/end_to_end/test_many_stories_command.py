@@ -173,6 +173,8 @@ def test_stories_of_other_settings_do_not_go_into_one_folder(run, tmp_path, caps
     assert run(LINES[:1]) == 0
     assert run(LINES, "--steps", "3") == 2
     assert "told with other settings than now (steps: see settings.json)" in capsys.readouterr().err
+    assert run(LINES, "--solver", "ab2") == 2
+    assert "told with other settings than now (solver: see settings.json)" in capsys.readouterr().err
     assert told_in(tmp_path / "stories") == {"dog": 2.0}
 
 

@@ -7,6 +7,8 @@ import math
 import golden_weights
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from audiostory.model import tiny
 from audiostory.model.codec import FRAME_HOP, Codec, compress, expand, griffin_lim, istft, stft
@@ -76,6 +78,36 @@ def test_a_short_decode_of_the_vocoder_front_makes_the_same_phases():
     assert latents.shape[1] > codec.num_frames(num_samples) + codec.context_frames
     whole = codec.decode(latents)[..., :num_samples]
     torch.testing.assert_close(codec.decode(latents, num_samples), whole, atol=1e-4 * whole.abs().max().item(), rtol=0)
+
+
+@FRONTS
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+@torch.no_grad()
+def test_a_decode_in_pieces_equals_one_that_is_not_split(front: str, data):
+    codec = tiny_codec(front)
+    length = data.draw(st.integers(1, 90))
+    num_samples = data.draw(st.integers(1, length * codec.hop))
+    max_frames = data.draw(st.integers(1, length + 1))
+    latents = torch.randn(2, length, tiny.LATENT_CHANNELS, generator=torch.Generator().manual_seed(length))
+    if front == "spectrogram":  # its phases amplify the last digit of a magnitude, so the magnitudes are compared
+        codec._samples = lambda frames: frames
+    whole, pieces = codec.decode(latents, num_samples), codec.decode(latents, num_samples, max_frames)
+    assert pieces.shape == whole.shape
+    # The phases of the vocoder front follow one another, so a last digit may grow.
+    atol = (1e-4 if front == "vocoder" else 1e-5) * whole.abs().max().item()
+    torch.testing.assert_close(pieces, whole, atol=atol, rtol=0)
+
+
+@torch.no_grad()
+def test_a_decode_in_pieces_never_sees_more_than_a_piece_and_its_context():
+    codec, seen = tiny_codec("spectrogram"), []
+    codec.vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
+    samples = codec.decode(torch.randn(1, 120, tiny.LATENT_CHANNELS), max_frames=9)
+    assert samples.shape[-1] == 120 * codec.hop
+    assert max(seen) == 9 + 2 * codec.context_frames
+    with pytest.raises(ValueError, match="max_frames must be at least 1, got 0"):
+        codec.decode(torch.randn(1, 2, tiny.LATENT_CHANNELS), max_frames=0)
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.testing import assert_close
 
-from audiostory.model import flow
-from audiostory.model.dit import VelocityDiT, guided_velocity
+from audiostory.model import flow, solvers
+from audiostory.model.dit import VelocityDiT, denoise, guided_velocity
 from audiostory.model.inputs import Condition
 
 SMALL = {
@@ -124,6 +124,19 @@ def test_padded_clips_are_denoised_as_if_alone(dit: VelocityDiT, guidance: float
         start = noise[clip : clip + 1, :num_frames]
         alone = flow.euler(guided_velocity(dit, own, unconditional, guidance), start, 4)
         assert_close(together[clip : clip + 1, :num_frames], alone, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("solver", solvers.EVALUATIONS)
+def test_every_solver_denoises_clips_of_other_lengths_as_if_alone(dit: VelocityDiT, solver: str):
+    noise, _, condition = inputs(3, 20)
+    unconditional = torch.randn(5, 24)
+    clips = [clip[:num_frames] for clip, num_frames in zip(noise, (20, 13, 1), strict=True)]
+    together = denoise(dit, clips, condition, unconditional, steps=3, guidance=4.0, solver=solver)
+    for clip, found in enumerate(together):
+        own = Condition(tokens=condition.tokens[clip : clip + 1], seconds=condition.seconds[clip : clip + 1])
+        velocity = guided_velocity(dit, own, unconditional, 4.0)
+        assert_close(found[None], flow.solve(velocity, clips[clip][None], 3, solver), rtol=0, atol=1e-5)
 
 
 def test_padding_gets_no_gradient_and_gives_none(dit: VelocityDiT):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import golden_weights
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from audiostory.model import flow
+from audiostory.model import flow, solvers
+
+EVERY_SOLVER = pytest.mark.parametrize("solver", solvers.EVALUATIONS)
 
 
 def test_training_draws_and_path_are_the_releases():
@@ -59,10 +67,78 @@ def test_solver_times_are_the_releases():
         flow.sigmas(0)
 
 
-@pytest.mark.parametrize("steps", [1, 7])
-def test_euler_is_exact_on_a_straight_path(steps: int):
+@EVERY_SOLVER
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_every_solver_is_exact_on_a_straight_path(steps: int, solver: str):
     data, noise = torch.randn(2, 3, 6, 4)
-    assert_close(flow.euler(lambda latents, sigma: noise - data, noise, steps), data)
+    assert_close(flow.solve(lambda latents, sigma: noise - data, noise, steps, solver), data)
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("ab2", 2)])
+@pytest.mark.parametrize("steps", [16, 32])
+def test_twice_the_steps_leave_the_share_of_the_error_that_the_order_promises(solver: str, order: int, steps: int):
+    """dx/dsigma = -x (1 + sigma) from x(1) = 1, so x(0) = exp(1.5)."""
+    few, many = (
+        flow.solve(lambda x, sigma: -x * (1 + sigma), torch.ones(1, 1, 1), num, solver).item() - math.exp(1.5)
+        for num in (steps, 2 * steps)
+    )
+    assert few / many == pytest.approx(2**order, rel=0.1)
+
+
+@settings(deadline=None)
+@given(st.floats(-2, 2), st.integers(1, 30))
+def test_linear_velocities_are_multiplied_as_theory_says(rate: float, steps: int):
+    """On dx/dsigma = rate x every step is known in closed form, with z = -rate / steps."""
+    z = -rate / steps
+    one, other = np.roots([1, -(1 + 1.5 * z), 0.5 * z])  # x_n+1 = x_n + z (1.5 x_n - 0.5 x_n-1), and x_1 = 1 + z
+    share = (1 + z - other) / (one - other)
+    expected = {
+        "euler": (1 + z) ** steps,
+        "midpoint": (1 + z + z**2 / 2) ** steps,
+        "heun": (1 + z + z**2 / 2) ** steps,
+        "ab2": share * one**steps + (1 - share) * other**steps,
+    }
+    noise = torch.tensor([[[1.0, -3.0]]])
+    for solver, factor in expected.items():
+        found = flow.solve(lambda latents, sigma: rate * latents, noise, steps, solver)
+        assert_close(found, noise * factor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_euler_is_the_plain_walk_to_the_last_bit(steps: int):
+    noise, mix = torch.randn(2, 5, 4), torch.randn(4, 4)
+
+    def velocity(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return torch.sin(latents @ mix + sigma)
+
+    expected, times = noise, flow.sigmas(steps)
+    for now, then in pairwise(times[:, None]):
+        expected = expected + (then - now) * velocity(expected, now)
+    assert torch.equal(flow.solve(velocity, noise, steps), expected)
+    assert torch.equal(flow.euler(velocity, noise, steps), expected)
+
+
+@EVERY_SOLVER
+def test_the_velocity_is_asked_as_often_as_told_and_at_no_time_outside_the_path(solver: str):
+    times, steps = [], []
+
+    def velocity(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        assert (latents.shape, sigma.shape) == ((2, 5, 4), (1,))
+        times.append(sigma.item())
+        return latents
+
+    latents = flow.solve(velocity, torch.ones(2, 5, 4), 4, solver, on_step=lambda step, now: steps.append(step))
+    assert latents.shape == (2, 5, 4)
+    assert steps == [1, 2, 3, 4]
+    assert len(times) == solvers.evaluations(solver, 4)
+    between = {"midpoint": [1, 0.875, 0.75, 0.625], "heun": [1, 0.75, 0.75, 0.5]}
+    assert times[:4] == between.get(solver, [1, 0.75, 0.5, 0.25])
+    assert min(times) == {"midpoint": 0.125, "heun": 0}.get(solver, 0.25)
+
+
+def test_an_unknown_solver_is_refused_before_the_velocity_is_asked():
+    with pytest.raises(ValueError, match="'midpoint' was meant"):
+        flow.solve(lambda latents, sigma: pytest.fail("asked"), torch.ones(1, 1, 1), 4, "mid-point")
 
 
 def test_euler_reports_every_step_and_hands_out_its_time():
@@ -79,8 +155,9 @@ def test_euler_reports_every_step_and_hands_out_its_time():
     assert times[0].shape == (1,)
 
 
-def test_latents_stay_float32_when_the_velocity_is_half():
-    latents = flow.euler(lambda latents, sigma: latents.half(), torch.randn(1, 4, 4).half(), 3)
+@EVERY_SOLVER
+def test_latents_stay_float32_when_the_velocity_is_half(solver: str):
+    latents = flow.solve(lambda latents, sigma: latents.half(), torch.randn(1, 4, 4).half(), 3, solver)
     assert latents.dtype == torch.float32
 
 

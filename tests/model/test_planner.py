@@ -1,8 +1,11 @@
 """The planner against the recorded states and ids of the released system, and against itself by slower ways."""
 
+from itertools import zip_longest
+
 import golden_weights
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from audiostory.model import tiny
@@ -202,6 +205,78 @@ def test_a_script_ends_where_the_planners_context_does(vocabulary):
     long, short = planner.write_many([[1] * 15, [1] * 4], vocabulary, choose=lambda number, scores: 7)
     assert (len(long.ids), len(short.ids)) == (5, 16)
     assert not long.finished
+
+
+def compiled_planner(backend: str, **changes) -> Planner:
+    """`random_planner` with compiled steps, and nothing compiled so far."""
+    torch._dynamo.reset()
+    counters.clear()
+    planner = random_planner(**changes)
+    planner.compile_steps(fullgraph=True, backend=backend)
+    return planner
+
+
+BACKENDS = ["eager", pytest.param("inductor", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_steps_write_the_same_scripts_and_compile_once(vocabulary, backend):
+    """The scripts reach their blocks at different steps, and end at different ones."""
+    plain, compiled = random_planner(), compiled_planner(backend=backend)
+    prompts = [vocabulary.encode(text) for text in PROMPTS]
+    answers = [answer_ids(vocabulary, 2), [*answer_ids(vocabulary, 1)[:-1], *[5] * 60], answer_ids(vocabulary, 3)[3:]]
+
+    def written_by(planner):
+        choosers = [reciting(ids, vocabulary) for ids in answers]
+        return planner.write_many(
+            prompts, vocabulary, max_new_tokens=90, choose=lambda number, scores: choosers[number](scores)
+        )
+
+    for _ in range(2):  # the second time with the cache of the first
+        for ours, theirs in zip(written_by(compiled), written_by(plain), strict=True):
+            assert ours.ids == theirs.ids
+            torch.testing.assert_close(ours.bridge.semantic, theirs.bridge.semantic, rtol=0, atol=1e-5)
+            torch.testing.assert_close(ours.bridge.residual, theirs.bridge.residual, rtol=0, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1
+    choices = {"max_new_tokens": 90, "repetition_penalty": 1.3}
+    free = [planner.write_many(prompts, vocabulary, **choices) for planner in (compiled, plain)]
+    assert [one.ids for one in free[0]] == [one.ids for one in free[1]]
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_compiled_steps_may_be_interleaved_and_broken_off(vocabulary):
+    plain, compiled = random_planner(), compiled_planner(backend="eager")
+    prompts, length = [vocabulary.encode(text) for text in PROMPTS[:2]], 12
+    expected = [plain.write(prompt, vocabulary, max_new_tokens=length).ids for prompt in prompts]
+    both = [compiled.writing([prompt], vocabulary, max_new_tokens=length) for prompt in prompts]
+    pieces = list(zip_longest(*both))
+    for number, ids in enumerate(expected):
+        assert tuple(token for step in pieces if step[number] for token in step[number].ids) == ids
+    next(compiled.writing(prompts[:1], vocabulary, max_new_tokens=length))  # the rest is never asked for
+    assert compiled.write(prompts[0], vocabulary, max_new_tokens=length).ids == expected[0]
+
+
+def test_compiled_steps_fill_the_room_to_its_end(vocabulary):
+    """One script ends where the room does, with a block; meanwhile the other takes steps."""
+    plain, compiled = random_planner(max_positions=32), compiled_planner(backend="eager", max_positions=32)
+    block = 1 + len(vocabulary.semantic_block)
+    prompts = [[1] * (32 - block - 3), [1] * 15]
+
+    def written_by(planner):
+        seen = [[], []]
+
+        def choose(number, scores):
+            seen[number].append(scores[scores.isfinite()])
+            return vocabulary.semantic_open if number == 0 and len(seen[0]) == 4 else 7
+
+        written = planner.write_many(prompts, vocabulary, max_new_tokens=100, choose=choose)
+        return [one.ids for one in written], torch.stack(seen[1])
+
+    (ours, our_scores), (theirs, their_scores) = written_by(compiled), written_by(plain)
+    assert ours == theirs
+    assert len(ours[0]) == 3 + block  # nothing is left
+    assert len(ours[1]) == 17
+    torch.testing.assert_close(our_scores, their_scores, rtol=0, atol=1e-5)
 
 
 def test_nothing_asked_is_nothing_written(vocabulary):

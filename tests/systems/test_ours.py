@@ -57,6 +57,16 @@ def test_settings_change_with_the_weights_and_not_with_the_place(model, tmp_path
     assert Ours(model, true_storyline=True).settings["kind"] != first["kind"]
 
 
+def test_another_solver_than_the_usual_one_is_told_and_used(model):
+    one, usual = asked("a", 1.0, text="a dog"), Ours(model, device="cpu", true_storyline=True)
+    heun = Ours(model, device="cpu", true_storyline=True, solver="heun")
+    assert "solver" not in usual.settings  # as in folders that were told before there were others
+    assert heun.settings == usual.settings | {"solver": "heun"}
+    (told,), (otherwise,) = usual.tell([one]), heun.tell([one])
+    assert (told.rendering.solver, otherwise.rendering.solver) == ("euler", "heun")
+    assert not np.allclose(told.story.samples, otherwise.story.samples)
+
+
 def test_no_network_is_loaded_before_a_story_is_told(model, monkeypatch):
     monkeypatch.setattr(AudioStoryPipeline, "from_pretrained", lambda *_: pytest.fail("loaded"))
     system = Ours(model)
@@ -66,7 +76,12 @@ def test_no_network_is_loaded_before_a_story_is_told(model, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"steps": 0}, "steps must be"), ({"guidance": 0.5}, "guidance must be"), ({"device": "abacus"}, "no device")],
+    [
+        ({"steps": 0}, "steps must be"),
+        ({"guidance": 0.5}, "guidance must be"),
+        ({"solver": "eulr"}, "'euler' was meant"),
+        ({"device": "abacus"}, "no device"),
+    ],
 )
 def test_a_mistake_is_said(model, options, message):
     with pytest.raises(ValueError, match=message):

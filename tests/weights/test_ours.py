@@ -17,7 +17,9 @@ from audiostory.story import Event, Layout, Storyline
 from audiostory.weights import ours
 from audiostory.weights.ours import Settings
 
-SETTINGS = Settings(steps=2, guidance=1.5, crossfade_seconds=0.25, sounds={"dog": ["dogs", "barks"]}, places=["a room"])
+SETTINGS = Settings(
+    steps=2, guidance=1.5, crossfade_seconds=0.25, sounds={"dog": ["dogs", "barks"]}, places=["a room"], solver="ab2"
+)
 STORY = Storyline(
     summary="s", events=(Event(caption="a dog", seconds=1.2), Event(caption="rain", seconds=1.0, start=1.2))
 )
@@ -62,6 +64,14 @@ def test_a_saved_pipeline_tells_the_same_story(told_by, saved):
     assert loaded.settings == SETTINGS
     assert not any(part.training for part in (loaded.planner, loaded.bridge, loaded.dit, loaded.codec))
     assert (tell(loaded) == tell(told_by)).all()
+
+
+def test_a_folder_of_before_there_were_solvers_is_solved_by_euler(saved, tmp_path):
+    index = json.loads((saved / "model_index.json").read_text())
+    assert index["solver"] == SETTINGS.solver == "ab2"
+    old = shutil.copytree(saved, tmp_path / "old") / "model_index.json"
+    old.write_text(json.dumps({key: value for key, value in index.items() if key != "solver"}))
+    assert AudioStoryPipeline.from_pretrained(old.parent).settings == replace(SETTINGS, solver="euler")
 
 
 def test_only_safetensors_and_json_are_written(saved):
@@ -206,6 +216,7 @@ DAMAGES = {
     ),
     "misspelt setting": (lambda f: edit(f / "model_index.json", crossfade=3), "sets crossfade; known settings are"),
     "setting of another kind": (lambda f: edit(f / "model_index.json", steps="many"), "steps must be a number"),
+    "solver of no name": (lambda f: edit(f / "model_index.json", solver="eulr"), "'eulr'; 'euler' was meant"),
     "sounds without words": (lambda f: edit(f / "model_index.json", sounds=["dog"]), "maps each name to the words"),
     "no component": (lambda f: shutil.rmtree(f / "dit"), "dit/config.json is missing"),
     "config not JSON": (lambda f: (f / "dit/config.json").write_text("nothing"), "dit/config.json is not valid JSON"),

@@ -44,7 +44,7 @@ hearing() { train hearing && encode audio_encoder hearing "${HEARD[@]}"; }
 planner() { # the frames of the grammar first, then frames put together from several
     [ -f runs/planner/plain_frames_done ] || train planner
     : >runs/planner/plain_frames_done
-    train planner stage.steps=12000 +stage.mixture.mixed_texts=5.0 stage.mixture.texts=null accept_changes=true
+    train planner stage.steps=15000 +stage.mixture.mixed_texts=5.0 stage.mixture.texts=null accept_changes=true
 }
 stage1_warmup() { train stage1_warmup; }
 stage1() { train stage1; }

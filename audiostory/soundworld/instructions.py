@@ -130,7 +130,9 @@ COME_BEFORE = (
     ", and it comes after {before}",
 )
 COMES_AFTER = ("{last} comes after {before}", "after {before} comes {last}")
-MIXED_CHANCE, SENTENCE_CHANCE, ALIKE_CHANCE = 0.8, 0.4, 0.5
+MIXED_CHANCE, SENTENCE_CHANCE, ALIKE_CHANCE, BABBLE_CHANCE = 0.8, 0.4, 0.5, 0.4
+STOPS = (", ", "; ", ". ", ", and ", " and ", ", then ")
+ORDERING = re.compile(r"before|after|only|right|second|third|fourth|fifth|\d")  # words that no babble has
 
 # Two neighbours may be asked for as one.
 MERGES = ("{0} and then {1}", "{0} before {1}", "{1} right after {0}", "{1} but only after {0}")
@@ -163,8 +165,8 @@ def write_instruction(
 ) -> tuple[str, tuple[str, ...]]:
     """The instruction's text, and which of "frame" and "mention" are unseen in it (none unless allowed).
 
-    With `mixed`, most frames are put together from pieces of several, so that there are thousands instead of some
-    forty. None of them is an unseen one.
+    With `mixed`, most frames are put together from pieces of several, or of words of theirs in any order, so that there
+    are thousands instead of some forty. None of them is an unseen one.
     """
     frames = _fitting_frames(len(sounds), unseen_allowed and rng.random() < 0.5)
     mixed = mixed and len(sounds) > 1 and rng.random() < MIXED_CHANCE
@@ -194,16 +196,33 @@ def _fitting_frames(num_events: int, unseen: bool) -> tuple[Frame, ...]:
 
 
 def _mixed_frame(rng: np.random.Generator, num_events: int) -> Frame:
+    """Where there is babble between mentions, only their order is left to go by."""
     form: Form = pick(rng, ("clause", "noun"))
+    babbles = rng.random() < BABBLE_CHANCE
     if form == "noun" and rng.random() < SENTENCE_CHANCE:
-        return Frame(
-            form=form, pattern=pick(rng, (pick(rng, ENDS_FIRST) + pick(rng, COME_BEFORE), pick(rng, COMES_AFTER)))
-        )
+        tail = f"{pick(rng, STOPS)}{_babble(rng, 1, 2)} after {{before}}" if babbles else pick(rng, COME_BEFORE)
+        return Frame(form=form, pattern=pick(rng, (pick(rng, ENDS_FIRST) + tail, pick(rng, COMES_AFTER))))
     first, between, last = _pieces(form)
+    if babbles:
+        first = (*first, f"{_babble(rng, 1, 3)} {{}}")
+        between = tuple(f"{pick(rng, STOPS)}{_babble(rng, 1, 3)} {{}}" for _ in range(num_events))
+        last = (*last, f"{pick(rng, STOPS)}{_babble(rng, 1, 4)} {{}}")
     if rng.random() < ALIKE_CHANCE:
         between = (pick(rng, between),)
     pieces = [pick(rng, first), *(pick(rng, between) for _ in range(num_events - 2)), pick(rng, last)]
     return Frame(form=form, pattern="|".join(pieces))
+
+
+def _babble(rng: np.random.Generator, least: int, most: int) -> str:
+    """Words of frames that only training has, in any order."""
+    return " ".join(pick(rng, _words_of_frames()) for _ in range(int(rng.integers(least, most + 1))))
+
+
+@cache
+def _words_of_frames() -> tuple[str, ...]:
+    written = " ".join(frame.pattern for frame in FRAMES if not frame.unseen)
+    found = sorted(set(re.findall(r"[a-z]+", re.sub(r"\{\w*\}", "", written))))
+    return tuple(word for word in found if not ORDERING.search(word))
 
 
 @cache

@@ -122,7 +122,7 @@ def test_a_batch_of_answers_alone_has_empty_places_for_events():
     assert together.seconds.dtype == torch.float32
     assert together.latents is together.teacher is None
     losses = tiny.audiostory(listens=True).losses(together)
-    assert set(losses.named) == {"text"}
+    assert set(losses.named) == {"text", "answer"}
     assert {"flow", "semantic", "reason"} <= set(losses.absent)
 
 

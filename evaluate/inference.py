@@ -127,7 +127,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="TYPE",
         help="fp32, bf16 or fp16: what is computed in (fp32)",
     )
-    add("--int8", action="store_true", help="keep the planner's and the DiT's weights in 8 bits, for small cards")
+    add(
+        "--int8",
+        action="store_true",
+        default=None,
+        help="keep the planner's and the DiT's weights in 8 bits, for small cards",
+    )
     add("--offload", action="store_true", help="keep each part on the GPU only while it works, for small cards")
     add("--save_folder_name", default="story", metavar="NAME", help="the story's folder inside evaluate/ (story)")
     add("--output", type=Path, metavar="DIR", help="the story's folder, anywhere")
@@ -245,6 +250,7 @@ def _tell(options: argparse.Namespace, folder: Path) -> None:
         "rendering": asdict(told.rendering),
         "device": str(pipeline.device),
         "dtype": options.dtype,
+        "int8": bool(options.int8),
         **({} if options.audio is None else {"heard": str(options.audio)}),
     }
     files = save(told, folder, record, picture=not options.no_picture, opening=opening)
@@ -408,7 +414,7 @@ def _tell_many(options: argparse.Namespace, folder: Path) -> int:
 
 def _checked_settings(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """What the stories of a folder share; ValueError for one that was begun with others."""
-    names = ("steps", "guidance", "solver", "crossfade_sec", "max_new_tokens", "target_sr", "dtype")
+    names = ("steps", "guidance", "solver", "crossfade_sec", "max_new_tokens", "target_sr", "dtype", "int8")
     settings = {name: getattr(options, name) for name in names}
     settings["model"] = str(options.model_path or "audiostory-mini")
     file = folder / SETTINGS

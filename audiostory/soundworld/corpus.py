@@ -114,7 +114,7 @@ def write_corpus(
     on_rows: Callable[[int], object] | None = None,
 ) -> Summary:
     """Writes the corpus or what is missing of it. `on_rows` is told, part by part, how many seeds are done: rows, or of
-    questions recordings. `per_story` is for questions alone, QUESTIONS_PER_STORY if left out;
+    questions recordings. `per_story` is for questions alone, QUESTIONS_PER_STORY if left out, and
     `mixed` for stories alone.
 
     ValueError for arguments that make no sense, or a folder that holds something else.

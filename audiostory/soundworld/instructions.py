@@ -6,7 +6,7 @@ Frames and mention styles marked `unseen` are for the test split alone, and made
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -132,7 +132,7 @@ COME_BEFORE = (
 COMES_AFTER = ("{last} comes after {before}", "after {before} comes {last}")
 MIXED_CHANCE, SENTENCE_CHANCE, ALIKE_CHANCE, BABBLE_CHANCE = 0.8, 0.4, 0.5, 0.4
 STOPS = (", ", "; ", ". ", ", and ", " and ", ", then ")
-ORDERING = re.compile(r"before|after|only|right|second|third|fourth|fifth|\d")  # words that no babble has
+ORDERING = {"before", "after", "only", "second", "third", "fourth", "fifth"}  # words that no babble has
 
 # Two neighbours may be asked for as one.
 MERGES = ("{0} and then {1}", "{0} before {1}", "{1} right after {0}", "{1} but only after {0}")
@@ -183,11 +183,19 @@ def instruction_words() -> set[str]:
     """Every word that instructions have; those that may open a sentence with a capital too."""
     places = [text for wheres, noun in PLACES.values() for text in (*wheres, noun)]
     patterns = [*(frame.pattern for frame in FRAMES), *MERGES, *LEADS, *BEFORE, *AFTER, *UNSEEN_AFTER, *places]
-    texts = [re.sub(r"\{\w*\}", "", pattern) for pattern in patterns]
+    texts = [_bare(pattern) for pattern in patterns]
     opening = {word for text in (*texts, *phrase_openers()) for word in re.findall(r"(?:^|\. )([a-z]+)", text)}
     texts += phrase_pieces()
-    plain = {word for text in texts for word in re.findall(r"[a-z]+", text)}
-    return plain | {word.capitalize() for word in opening}
+    return _plain_words(texts) | {word.capitalize() for word in opening}
+
+
+def _bare(pattern: str) -> str:
+    """Without its slots."""
+    return re.sub(r"\{\w*\}", "", pattern)
+
+
+def _plain_words(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in re.findall(r"[a-z]+", text)}
 
 
 @cache
@@ -220,9 +228,7 @@ def _babble(rng: np.random.Generator, least: int, most: int) -> str:
 
 @cache
 def _words_of_frames() -> tuple[str, ...]:
-    written = " ".join(frame.pattern for frame in FRAMES if not frame.unseen)
-    found = sorted(set(re.findall(r"[a-z]+", re.sub(r"\{\w*\}", "", written))))
-    return tuple(word for word in found if not ORDERING.search(word))
+    return tuple(sorted(_plain_words(_bare(frame.pattern) for frame in FRAMES if not frame.unseen) - ORDERING))
 
 
 @cache

@@ -35,7 +35,7 @@ from audiostory.model.codec import Codec
 from audiostory.model.inputs import BridgeTokens, Condition
 from audiostory.model.planner import LoraSettings, Planner, Written
 from audiostory.model.text_encoder import TextEncoder
-from audiostory.pipeline import PART_NOISE_STRIDE, SHORTEST_CLIP_SECONDS, AudioStoryPipeline, Plan
+from audiostory.pipeline import SHORTEST_CLIP_SECONDS, AudioStoryPipeline, _noise_index
 from audiostory.sound import Waveform
 from audiostory.story import script
 from audiostory.story_audio import Rendering, assemble
@@ -82,7 +82,8 @@ class ReleasedWay:
             plan = self.pipeline.read_plan(written, story.instruction)
         with watch.phase("bridge"):
             fused = self.pipeline.bridge(plan.bridge_tokens).fused
-        rendering, clips = self._rendering(seed), self._clips(plan)
+        rendering = self._rendering(seed)
+        clips = self.pipeline._clips(plan.storyline, rendering)
         latents, waveforms = [], []
         for clip in clips:
             with watch.phase("denoise"):
@@ -126,15 +127,7 @@ class ReleasedWay:
         return Written(ids=written, bridge=tokens, finished=written[-1] in vocabulary.stop_ids)
 
     def _rendering(self, seed: int) -> Rendering:
-        fade = min(self.pipeline.settings.crossfade_seconds, self.pipeline.max_clip_seconds / 2)
-        return Rendering(seed=seed, steps=self.steps, guidance=self.guidance, crossfade_seconds=fade)
-
-    def _clips(self, plan: Plan) -> tuple[Clip, ...]:
-        return timeline.cut(
-            [event.seconds for event in plan.storyline.events],
-            max_clip_seconds=self.pipeline.max_clip_seconds,
-            crossfade_seconds=self._rendering(0).crossfade_seconds,
-        )
+        return self.pipeline._rendering(seed, self.steps, self.guidance, "euler", None, False)
 
     def _denoise(self, clip: Clip, tokens: Tensor, seed: int) -> Tensor:
         pipeline = self.pipeline
@@ -143,8 +136,7 @@ class ReleasedWay:
             self.text_encoder.unconditional(pipeline.bridge.num_semantic)
         seconds = max(clip.seconds + clip.fade_seconds, SHORTEST_CLIP_SECONDS)
         frames = dit.num_frames(pipeline.max_clip_seconds if self.fill else min(seconds, dit.max_seconds))
-        number = clip.event + PART_NOISE_STRIDE * clip.part
-        latents = flow.clip_noise(seed, number, frames, dit.config["in_channels"])[None].to(tokens.device)
+        latents = flow.clip_noise(seed, _noise_index(clip), frames, dit.config["in_channels"])[None].to(tokens.device)
         both = Condition(
             tokens=torch.stack([unconditional.to(tokens), tokens]),
             seconds=torch.tensor([seconds, seconds], device=tokens.device),

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from audiostory import composing
 from audiostory.dataset.mixture import Mixture, Source, seed_of
@@ -23,6 +24,7 @@ from audiostory.dataset.recordings import Recordings
 from audiostory.dataset.sources import Clips, Crops, Stories
 from audiostory.disk import write_text
 from audiostory.model.audiostory import REASON_PARTS, AudioStory, TextToAudio
+from audiostory.model.dit import VelocityDiT
 from audiostory.model.hearing import Hearing
 from audiostory.model.inputs import Losses
 from audiostory.model.listener import log_mel
@@ -93,6 +95,8 @@ def build(run: RunConfig, composed: Mapping[str, Any]) -> Run:
     processes = engine.start(run.runtime, clip_norm=run.stage.optimizer.clip_norm)
     components = Components(run)
     root = KINDS[run.stage.root].build(run, components)
+    if run.runtime.attention == "eager":
+        _spell_out_attention(root.module)
     pieces = processes.micro_batches
     train = Mixture({name: root.source(name, False) for name in run.stage.mixture}, run.stage.mixture, pieces)
     data.check_targets(run, root.needs, train.sources)
@@ -116,6 +120,14 @@ def build(run: RunConfig, composed: Mapping[str, Any]) -> Run:
         seed=run.seed,
     )
     return Run(config=run, composed=composed, about=about, training=training)
+
+
+def _spell_out_attention(root: nn.Module) -> None:
+    for module in root.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation("eager")
+        elif isinstance(module, VelocityDiT):
+            module.use_plain_attention()
 
 
 def _hooks(run: RunConfig, root: Root) -> Hooks:
@@ -264,7 +276,6 @@ def _audiostory(run: RunConfig, components: Components) -> Root:
     planner, bridge, dit = (components.get(name) if used[name] else components.fresh(name) for name in used)
     needs = data.needs(run, bridge)
     vocabulary = components.vocabulary
-    planner.qwen.set_attn_implementation(run.runtime.attention)
     if used["bridge"] and components.origin("bridge") is None and components.origin("text_encoder") is not None:
         bridge.set_unconditional(components.get("text_encoder").unconditional(run.model.num_semantic))
     if run.stage.lora:

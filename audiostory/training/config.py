@@ -66,7 +66,7 @@ class Runtime:
     threads: int | None = None
     workers: int = 0  # processes that read ahead; 0 reads in the loop, best on two cores
     compile: bool = False  # the networks' blocks: minutes at the start, faster steps from then on
-    attention: Literal["sdpa", "eager"] = "sdpa"  # the planner's; compiled on a CPU, eager is the faster one
+    attention: Literal["sdpa", "eager"] = "sdpa"  # torch's fused kernel, or its parts; on a CPU these are the faster
     skip_not_finite: int = 0  # steps with a loss or gradient that is not finite to leave out before stopping
     minutes: float | None = None  # save and stop after so long; the same command goes on
 

@@ -287,3 +287,20 @@ def test_half_precision_weights_round_neither_latents_nor_time_nor_seconds(
         assert velocity.dtype == torch.float32
         error = velocity - golden_dit(golden["noisy"], time, condition)
         assert error.square().mean().sqrt() < tolerance
+
+
+@pytest.mark.parametrize("frames", [None, [7, 3, 5]])
+def test_plain_attention_gives_the_same_velocities_and_gradients(dit: VelocityDiT, frames: list[int] | None):
+    latents, sigma, condition = inputs(3, 7)
+    own = None if frames is None else torch.tensor(frames)
+    plain = copy.deepcopy(dit)
+    plain.use_plain_attention()
+    for one in (dit, plain):
+        one.zero_grad()
+    expected, got = (one(latents, sigma, condition, own) for one in (dit, plain))
+    for clip, count in enumerate(frames or [7, 7, 7]):
+        assert_close(got[clip, :count], expected[clip, :count])
+        expected[clip, :count].square().sum().backward(retain_graph=True)
+        got[clip, :count].square().sum().backward(retain_graph=True)
+    for theirs, ours in zip(dit.parameters(), plain.parameters(), strict=True):
+        assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)

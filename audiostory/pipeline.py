@@ -37,6 +37,7 @@ from audiostory import timeline
 from audiostory.model import flow
 from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
+from audiostory.model.batching import batches_of_like_length, call_overhead
 from audiostory.model.dit import VelocityDiT, denoise
 from audiostory.model.inputs import BridgeTokens, Condition
 from audiostory.model.listener import Audio, AudioEncoder, Listener, ListenerProjector, Recording
@@ -655,14 +656,16 @@ class AudioStoryPipeline(DiffusionPipeline):
         ).fused
 
     def _solve(self, takes: Sequence[_Take], rendering: Rendering, progress: bool) -> list[Float[Tensor, "_ Z"]]:
-        """The latents of clips, of one story or of many, denoised as many at a time as `max_batch_frames` holds. Clips
-        of like length share a batch, so that little of it is padding."""
-        order = sorted(range(len(takes)), key=lambda number: len(takes[number].noise))
+        """The latents of clips, of one story or of many, denoised as many at a time as `max_batch_frames` holds and
+        pays (`batches_of_like_length`)."""
         latents: dict[int, Tensor] = {}
-        batches = list(_batches([len(takes[number].noise) for number in order], self.max_batch_frames))
+        batches = batches_of_like_length(
+            [len(take.noise) for take in takes],
+            most=self.max_batch_frames,
+            overhead=call_overhead(self._execution_device, self.dit.dtype),
+        )
         with self._bar("denoising", rendering.steps * len(batches), " steps", progress) as bar:
-            for batch in batches:
-                numbers = order[batch.start : batch.stop]
+            for numbers in batches:
                 solved = self._solve_batch([takes[number] for number in numbers], rendering, bar)
                 latents.update(zip(numbers, solved, strict=True))
         return [latents[number] for number in range(len(takes))]
@@ -763,18 +766,6 @@ def _states(
 def _noise_index(clip: Clip) -> int:
     """An event's noise stays the same when the events before it change their number of parts."""
     return clip.event + PART_NOISE_STRIDE * clip.part
-
-
-def _batches(frames: Sequence[int], most: int) -> Iterator[range]:
-    """Runs of clips that hold at most `most` frames when padded to the longest; a clip above that goes alone."""
-    start, longest = 0, 0
-    for stop, count in enumerate(frames):
-        longest = max(longest, count)
-        if stop > start and longest * (stop + 1 - start) > most:
-            yield range(start, stop)
-            start, longest = stop, count
-    if frames:
-        yield range(start, len(frames))
 
 
 def _otherwise(event: int, written: float, planned: float) -> Problem:

@@ -52,7 +52,7 @@ class RaggedCache:
         return self._places, mask
 
     def update(
-        self, keys: Float[Tensor, "r h q D"], values: Float[Tensor, "r h q D"], layer: int, *_: object
+        self, keys: Float[Tensor, "r h q D"], values: Float[Tensor, "r h q D"], layer: int, *_: object, **__: object
     ) -> tuple[Float[Tensor, "r h L D"], Float[Tensor, "r h L D"]]:
         """Keeps what a layer computed at the reserved places; all that its rows hold, up to the longest of them."""
         if layer == len(self._layers):
@@ -112,7 +112,7 @@ class FixedCache(RaggedCache):
         return super().reserve(self._asked[rows], [self._numbers[number] for number in numbers], num_tokens, own)
 
     def update(
-        self, keys: Float[Tensor, "r h q D"], values: Float[Tensor, "r h q D"], layer: int, *_: object
+        self, keys: Float[Tensor, "r h q D"], values: Float[Tensor, "r h q D"], layer: int, *_: object, **__: object
     ) -> tuple[Float[Tensor, "r h L D"], Float[Tensor, "r h L D"]]:
         is_new = layer == len(self._layers)
         held = super().update(keys, values, layer)
@@ -149,7 +149,7 @@ class Step:
         return torch.arange(room, device=self.places.device) <= self.places[:, None, :, None]
 
     def update(
-        self, keys: Float[Tensor, "R h 1 D"], values: Float[Tensor, "R h 1 D"], layer: int, *_: object
+        self, keys: Float[Tensor, "R h 1 D"], values: Float[Tensor, "R h 1 D"], layer: int, *_: object, **__: object
     ) -> tuple[Float[Tensor, "R h room D"], Float[Tensor, "R h room D"]]:
         rows = torch.arange(len(keys), device=keys.device)[:, None]
         for kept, new in zip(self.layers[layer], (keys, values), strict=True):

@@ -52,8 +52,9 @@ FLAN_T5 = {  # layers, heads and feed-forward of the published sizes, by width
 class ReleasedWay:
     """`tell` as the release would, on the pipeline's networks; the planner has LoRA and the codec its weight norm.
 
-    With `fill`, every clip is as long as the longest in the DiT and in the decoder, as the release's are. A network
-    that was trained at the clips' own lengths then makes another sound, so this is for the cost alone.
+    With `fill`, every clip is as long as the longest in the DiT and in the decoder, as the release's are. For a network
+    that was trained at the clips' own lengths, what is beyond a clip's own frames is masked out of the attention, so its
+    latents are the same; at the clip's end the decoder then hears what follows.
     """
 
     def __init__(
@@ -87,9 +88,10 @@ class ReleasedWay:
         latents, waveforms = [], []
         for clip in clips:
             with watch.phase("denoise"):
-                latents.append(self._denoise(clip, fused[clip.event], seed))
+                own, made = self._denoise(clip, fused[clip.event], seed)
+                latents.append(own)
             with watch.phase("decode"):
-                waveforms.append(self._decode(clip, latents[-1]))
+                waveforms.append(self._decode(clip, made))
         with watch.phase("stitch"):
             audio = assemble(plan.storyline, rendering, clips, waveforms, plan.problems)
         whole = time.perf_counter() - began
@@ -129,23 +131,28 @@ class ReleasedWay:
     def _rendering(self, seed: int) -> Rendering:
         return self.pipeline._rendering(seed, self.steps, self.guidance, "euler", None, False)
 
-    def _denoise(self, clip: Clip, tokens: Tensor, seed: int) -> Tensor:
+    def _denoise(self, clip: Clip, tokens: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """The clip's own latents, and all that were made with them."""
         pipeline = self.pipeline
         dit, unconditional = pipeline.dit, pipeline.bridge.unconditional
         if self.text_encoder is not None:
             self.text_encoder.unconditional(pipeline.bridge.num_semantic)
         seconds = max(clip.seconds + clip.fade_seconds, SHORTEST_CLIP_SECONDS)
-        frames = dit.num_frames(pipeline.max_clip_seconds if self.fill else min(seconds, dit.max_seconds))
+        frames = dit.num_frames(min(seconds, dit.max_seconds))
         latents = flow.clip_noise(seed, _noise_index(clip), frames, dit.config["in_channels"])[None].to(tokens.device)
+        own = None
+        if (missing := dit.num_frames(dit.max_seconds) - frames) and self.fill:
+            own = torch.tensor([frames, frames], device=tokens.device)
+            latents = torch.nn.functional.pad(latents, (0, 0, 0, missing))
         both = Condition(
             tokens=torch.stack([unconditional.to(tokens), tokens]),
             seconds=torch.tensor([seconds, seconds], device=tokens.device),
         )
         times = flow.sigmas(self.steps).to(tokens.device)
         for now, then in zip(times[:-1, None], times[1:, None], strict=True):
-            halves = dit(latents.repeat(2, 1, 1), now, both).chunk(2)  # a condition that is not prepared, at every step
+            halves = dit(latents.repeat(2, 1, 1), now, both, own).chunk(2)  # a condition that is not prepared, at every step
             latents = latents + (then - now) * flow.guide(*halves, scale=self.guidance)
-        return latents[0]
+        return latents[0, :frames], latents[0]
 
     def _decode(self, clip: Clip, latents: Tensor) -> Waveform:
         rate = self.codec.sample_rate

@@ -35,9 +35,9 @@ from tqdm.auto import tqdm
 
 from audiostory import timeline
 from audiostory.model import flow
+from audiostory.model.batching import batches_of_like_length, call_overhead
 from audiostory.model.bridge import Bridge
 from audiostory.model.codec import Codec
-from audiostory.model.batching import batches_of_like_length, call_overhead
 from audiostory.model.dit import VelocityDiT, denoise
 from audiostory.model.inputs import BridgeTokens, Condition
 from audiostory.model.listener import Audio, AudioEncoder, Listener, ListenerProjector, Recording

@@ -141,7 +141,9 @@ def _compare(options: argparse.Namespace) -> int:
                 if not options.offload:
                     streams[seed].append(ours.stream(story, seed))
     pairs = zip(runs["ours"], runs["released_way"], strict=True) if theirs else []
-    equal = [compare(ours, told[0], other[0], seed, samples=not options.fill) for seed, (told, other) in enumerate(pairs)]
+    equal = [
+        compare(ours, told[0], other[0], seed, samples=not options.fill) for seed, (told, other) in enumerate(pairs)
+    ]
     measured = {
         way: report.summed([[_counted(one, ways[way], ours) for one in told[options.warmup :]] for told in runs[way]])
         for way in ways

@@ -1,4 +1,4 @@
-"""Which clips are denoised together: a batch is as long as its longest clip, and a call costs something whatever is in it.
+"""Which clips are denoised together: a batch is as long as its longest clip, and a call costs something by itself.
 
 On a GPU calls cost much and padding little, on a CPU the other way round, where products are fast (bfloat16) less so.
 """
@@ -11,7 +11,7 @@ import torch
 
 # What a call of the network costs besides its frames, in frames of one clip. On a CPU measured with audiostory-mini,
 # whose calls on 1 and 4 clips of 125 frames took 33 and 113 ms in float32, 26 and 53 ms in bfloat16 (two cores with
-# AMX): a = 6.7 and 16.5 ms a call, 0.19 and 0.064 ms a frame. Larger networks have dearer frames, and clips of one length.
+# AMX): 6.7 and 16.5 ms a call, 0.19 and 0.064 ms a frame. Larger networks have dearer frames, and clips of one length.
 CPU_OVERHEAD = {torch.float32: 35}
 HALF_PRECISION_CPU_OVERHEAD = 250
 GPU_OVERHEAD = 10**6  # as few calls as memory allows

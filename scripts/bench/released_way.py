@@ -25,13 +25,14 @@ import torch
 from bench.measure import Watch
 from bench.ours import Telling, room
 from bench.subjects import Story
+from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
 from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, T5Config
 
 from audiostory import timeline
 from audiostory.model import flow
-from audiostory.model.codec import Codec
+from audiostory.model.codec import Codec, LeanSnake
 from audiostory.model.inputs import BridgeTokens, Condition
 from audiostory.model.planner import LoraSettings, Planner, Written
 from audiostory.model.text_encoder import TextEncoder
@@ -53,8 +54,8 @@ class ReleasedWay:
     """`tell` as the release would, on the pipeline's networks; the planner has LoRA and the codec its weight norm.
 
     With `fill`, every clip is as long as the longest in the DiT and in the decoder, as the release's are. For a network
-    that was trained at the clips' own lengths, what is beyond a clip's own frames is masked out of the attention, so its
-    latents are the same; at the clip's end the decoder then hears what follows.
+    that was trained at the clips' own lengths, what is beyond a clip's own frames is masked out of the attention, so
+    its latents are the same; at the clip's end the decoder then hears what follows.
     """
 
     def __init__(
@@ -150,7 +151,9 @@ class ReleasedWay:
         )
         times = flow.sigmas(self.steps).to(tokens.device)
         for now, then in zip(times[:-1, None], times[1:, None], strict=True):
-            halves = dit(latents.repeat(2, 1, 1), now, both, own).chunk(2)  # a condition that is not prepared, at every step
+            halves = dit(latents.repeat(2, 1, 1), now, both, own).chunk(
+                2
+            )  # a condition that is not prepared, at every step
             latents = latents + (then - now) * flow.guide(*halves, scale=self.guidance)
         return latents[0, :frames], latents[0]
 
@@ -195,7 +198,8 @@ def unmerged(planner: Planner, settings: LoraSettings) -> Planner:
 
 
 def unfolded(codec: Codec) -> Codec:
-    """A copy of the codec with weight norm in force, computed anew at every call, whatever became of the codec's."""
+    """A copy of the codec with diffusers' own activation, and with weight norm in force, computed anew at every call,
+    whatever became of the codec's."""
     twin: Any = Codec.from_config(codec.config)
     kept, state = codec.state_dict(), {}
     for name, tensor in twin.state_dict().items():
@@ -205,6 +209,9 @@ def unfolded(codec: Codec) -> Codec:
         weight = kept[name[: -len("_g")]]  # folded: w = g v / |v|, with a length for each of the first dimension
         state[name] = weight.flatten(1).norm(dim=1).view(tensor.shape) if name.endswith("_g") else weight
     twin.load_state_dict(state)
+    for module in twin.modules():
+        if isinstance(module, LeanSnake):
+            module.__class__ = Snake1d
     torch.nn.Module.to(twin, device=codec.device, dtype=codec.dtype)  # diffusers' own warns of nothing
     return twin.eval().requires_grad_(False)
 

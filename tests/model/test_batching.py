@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_no_other_cut_of_the_clips_in_their_order_costs_less(frames: list[int], 
     places = range(1, len(order))
     for cuts in (cuts for count in range(len(order)) for cuts in combinations(places, count)):
         ends = [0, *cuts, len(order)]
-        others = [order[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+        others = [order[start:stop] for start, stop in pairwise(ends)]
         assert got <= cost(others, frames, overhead)
 
 

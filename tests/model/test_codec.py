@@ -7,11 +7,12 @@ import math
 import golden_weights
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiostory.model import tiny
-from audiostory.model.codec import FRAME_HOP, Codec, compress, expand, griffin_lim, istft, stft
+from audiostory.model.codec import FRAME_HOP, Codec, LeanSnake, compress, expand, griffin_lim, istft, stft
 from audiostory.model.inputs import WaveformBatch
 
 
@@ -255,3 +256,24 @@ def test_more_samples_than_the_latents_hold_are_refused():
     codec = tiny.codec()
     with pytest.raises(ValueError, match="hold 1280 samples, 1281"):
         codec.decode(torch.zeros(1, 2, tiny.LATENT_CHANNELS), 1281)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("logscale", [True, False])
+def test_the_lean_activation_is_that_of_diffusers_to_the_last_bit(dtype: torch.dtype, logscale: bool):
+    torch.manual_seed(0)
+    theirs = Snake1d(12, logscale=logscale).to(dtype)
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter)
+    lean = LeanSnake(12, logscale=logscale).to(dtype)
+    lean.load_state_dict(theirs.state_dict())
+    states = 3 * torch.randn(2, 12, 101, dtype=dtype)
+    with torch.no_grad():
+        assert torch.equal(lean(states), theirs(states))
+    assert torch.equal(lean(states), theirs(states))
+    assert lean(states).requires_grad
+
+
+def test_every_activation_of_a_codec_is_lean():
+    kinds = {type(module) for module in tiny_codec("waveform").modules() if isinstance(module, Snake1d)}
+    assert kinds == {LeanSnake}

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add("--solver", metavar="NAME", help="(the model's own; with --released_way euler)")
     add("--dtype", choices=tuple(DTYPES), default="fp32")
     add("--device", default="cpu")
+    add("--int8", action="store_true", help="keep the weights of planner and DiT in 8 bits")
     add("--offload", action="store_true", help="keep each part on the GPU only while it works; no stream then")
     add("--skip_memory", action="store_true", help="start no process to measure memory and the cold start")
     add("--output", type=Path, default=Path("runs/bench_inference"), metavar="DIR", help="(runs/bench_inference)")
@@ -107,6 +108,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--fill is a manner of --released_way; give both")
     if options.offload and options.released_way:
         raise ValueError("the release keeps all its parts on the device; leave out --offload or --released_way")
+    if options.int8 and options.released_way:
+        raise ValueError("the release keeps its weights whole, with 8 bits the outcome is another; leave out --int8")
     if options.released_way and options.solver not in (None, "euler"):
         raise ValueError(f"the release's solver is euler, with {options.solver} the outcome is another; leave it out")
 
@@ -258,7 +261,7 @@ def _child(options: argparse.Namespace, way: str, events: list[int] | None, warm
     given = {name: getattr(options, name) for name in PASSED_ON}
     flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
     flags += [f"--solver={options.solver}"] if options.solver and way != "released_way" else []
-    flags += ["--offload"] if options.offload else []
+    flags += [flag for flag, wanted in (("--offload", options.offload), ("--int8", options.int8)) if wanted]
     flags += ["--fill"] if options.fill and way == "released_way" else []
     flags += ["--events", *map(str, events)] if events else []
     command = [sys.executable, str(Path(__file__).resolve()), *flags, f"--one={way}", f"--warmup={warmup}"]
@@ -303,8 +306,12 @@ def _ours(options: argparse.Namespace) -> Ours:
     from bench import subjects
     from bench.ours import Ours
 
+    from audiostory.model.int8 import weights_to_int8
+
     device, dtype = _device(options.device), getattr(torch, DTYPES[options.dtype])
     pipeline = subjects.open_model(options.scale, options.model_path, options.tangoflux_model, dtype)
+    if options.int8:
+        weights_to_int8(pipeline.planner, pipeline.dit)
     solver = options.solver or ("euler" if options.released_way else None)
     ours = Ours(pipeline, device, steps=options.steps, guidance=options.guidance, solver=solver)
     if options.offload:

@@ -262,6 +262,7 @@ def test_a_process_of_its_own_tells_one_story(model):
         (["--repeats", "0"], "--repeats must be 1 or more, got 0"),
         (["--fill"], "--fill is a manner of --released_way"),
         (["--released_way", "--solver", "heun"], "the release's solver is euler"),
+        (["--released_way", "--int8"], "leave out --int8"),
         (["--released_way", "--offload"], "leave out --offload or --released_way"),
         (["--released_way", "--guidance", "1", "--events", "1"], "the release knows no story without guidance"),
         (["--solver", "oiler", "--events", "1"], "the solver must be"),

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains audiostory-mini from zero: corpora, tokenizers, codec, text to audio, hearing, planner, stages I to III, and packs it.
-#   bash scripts/train_mini.sh                  everything, into runs/ and corpora/ (some hours on two CPU cores)
-#   bash scripts/train_mini.sh planner stage1   these steps alone, in the order given
+#   bash scripts/train_mini.sh                        everything, into runs/ and corpora/ (some hours on two CPU cores)
+#   bash scripts/train_mini.sh planner stage1         these steps alone, in the order given
+#   bash scripts/train_mini.sh codec,tangoflux+planner   chains of steps side by side, each on a core of its own
 #   RUNTIME=single_gpu bash scripts/train_mini.sh
 # Every step goes on where it was stopped, and one that is finished ends in seconds. docs/MINI.md has times and results.
 set -euo pipefail
@@ -41,11 +42,7 @@ tokenizers() {
 codec() { train codec && encode codec codec "${RECORDED[@]}"; }
 tangoflux() { train tangoflux && encode text_encoder tangoflux "${RECORDED[@]}" texts-train texts-mixed; }
 hearing() { train hearing && encode audio_encoder hearing "${HEARD[@]}"; }
-planner() { # the frames of the grammar first, then frames put together from several
-    [ -f runs/planner/plain_frames_done ] || train planner
-    : >runs/planner/plain_frames_done
-    train planner stage.steps=15000 +stage.mixture.mixed_texts=5.0 stage.mixture.texts=null accept_changes=true
-}
+planner() { train planner; }
 stage1_warmup() { train stage1_warmup; }
 stage1() { train stage1; }
 stage2() { train stage2; }
@@ -55,11 +52,35 @@ pack() {
 }
 
 STEPS=(corpora tokenizers codec tangoflux hearing planner stage1_warmup stage1 stage2 stage3 pack)
-[ $# -gt 0 ] || set -- "${STEPS[@]}"
-for step in "$@"; do
+# The words need no sound and the sounds no words, until the bridge brings them together.
+APART="codec,tangoflux,hearing+planner"
+[ $# -gt 0 ] || set -- corpora tokenizers "$APART" stage1_warmup stage1 stage2 stage3 pack
+for step in ${*//[,+]/ }; do
     [[ " ${STEPS[*]} " == *" $step "* ]] || { echo "train_mini.sh: no step $step; there are ${STEPS[*]}" >&2; exit 2; }
 done
+
+chain() { # steps with commas between them
+    local step
+    for step in ${1//,/ }; do
+        echo "== $step"
+        "$step"
+    done
+}
+side_by_side() { # chains with a plus between them; when one fails or the script is stopped, all save and stop
+    local groups=() one
+    set -m # each in a process group of its own
+    export OMP_NUM_THREADS=1
+    for one in ${1//+/ }; do
+        chain "$one" &
+        groups+=("$!")
+    done
+    trap 'for one in "${groups[@]}"; do kill -TERM -- "-$one" 2>/dev/null || true; done; wait' EXIT
+    trap 'exit 130' INT TERM
+    for one in "${groups[@]}"; do wait -n || exit 1; done
+    trap - EXIT INT TERM
+    unset OMP_NUM_THREADS
+    set +m
+}
 for step in "$@"; do
-    echo "== $step"
-    "$step"
+    if [[ "$step" == *+* ]]; then side_by_side "$step"; else chain "$step"; fi
 done

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -134,7 +134,9 @@ class VelocityDiT(ModelMixin, ConfigMixin):
     def use_plain_attention(self) -> None:
         """The same numbers by another kernel, which trains faster on a CPU."""
         for block in self.blocks:
-            cast(FluxAttention, block.attn).set_processor(PlainAttention())
+            cast(FluxAttention, block.attn).set_processor(
+                cast(Any, PlainAttention())
+            )  # theirs is a closed list of types
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -6,6 +6,8 @@ several times as long as the products that it saves (docs/PERFORMANCE.md). On a 
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttention
@@ -37,8 +39,7 @@ class PlainAttention:
             key = torch.cat([attn.norm_added_k(k), key], dim=1)
             value = torch.cat([v, value], dim=1)
         if image_rotary_emb is not None:
-            query = apply_rotary_emb(query, image_rotary_emb, sequence_dim=1)
-            key = apply_rotary_emb(key, image_rotary_emb, sequence_dim=1)
+            query, key = (_turned(states, image_rotary_emb) for states in (query, key))
         query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # [S H L A]
         scores = (attn.head_dim**-0.5 * query) @ key.mT
         if attention_mask is not None:
@@ -51,3 +52,7 @@ class PlainAttention:
         for layer in attn.to_out:
             latents = layer(latents)
         return latents, attn.to_add_out(context)
+
+
+def _turned(states: Float[Tensor, "S L H A"], rotary: Any) -> Float[Tensor, "S L H A"]:
+    return cast(Tensor, apply_rotary_emb(states, rotary, sequence_dim=1))

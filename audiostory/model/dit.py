@@ -143,9 +143,14 @@ class VelocityDiT(ModelMixin, ConfigMixin):
         return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
     def _run(self, block: nn.Module, *inputs) -> tuple[Float[Tensor, "S N D"], Float[Tensor, "S T D"]]:
-        if torch.is_grad_enabled() and self.transformer.gradient_checkpointing:
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+        if not torch.is_grad_enabled():
+            return block(*inputs)
+        if self.transformer.gradient_checkpointing:
+            context, hidden = checkpoint(block, *inputs, use_reentrant=False)
+        else:
+            context, hidden = block(*inputs)
+        # Single blocks give slices of one tensor. Compiled ones would be compiled again for those, into slower code.
+        return context.contiguous(), hidden.contiguous()
 
     def num_frames(self, seconds: float) -> int:
         """How many latent frames to denoise for a clip of `seconds`."""

@@ -280,8 +280,8 @@ def _read_on(worker: int) -> None:
 
 @contextmanager
 def _no_denormals() -> Iterator[None]:
-    """The tails of a trained network's gates and softmaxes are numbers below 1e-38, with which a CPU computes many times
-    more slowly than with zero (docs/LOG.md). Within, they are zero."""
+    """The tails of a trained network's gates and softmaxes are numbers below 1e-38, with which a CPU computes many
+    times more slowly than with zero (docs/LOG.md). Within, they are zero."""
     torch.set_flush_denormal(True)
     try:
         yield

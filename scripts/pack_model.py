@@ -8,8 +8,6 @@ training can go on from the folder. The folder is put in place whole.
 """
 
 import argparse
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -27,25 +25,23 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
+    from audiostory import disk
     from audiostory.pipeline import AudioStoryPipeline
     from audiostory.weights import ours
 
-    aside = arguments.output.with_name(f".{arguments.output.name}.unfinished")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
         dtype = getattr(torch, arguments.dtype)
         pipeline = AudioStoryPipeline.from_pretrained(arguments.source, dtype=dtype)
         if arguments.audio_encoder is not None:
             ear = {"audio_encoder": ours.read_component(arguments.audio_encoder, "audio_encoder", dtype)}
             pipeline = AudioStoryPipeline(**{**pipeline.components, **ear}, settings=pipeline.settings)
-        pipeline.save_pretrained(aside)
-        if arguments.text_encoder is not None:
-            text_encoder = ours.read_component(arguments.text_encoder, "text_encoder")
-            text_encoder.to(dtype).save_pretrained(aside / "text_encoder")
-            parts = {name: getattr(pipeline, name) for name in ours.read_names(aside)}
-            ours.write_index(aside, {**parts, "text_encoder": text_encoder}, pipeline.settings)
-        shutil.rmtree(arguments.output, ignore_errors=True)
-        os.replace(aside, arguments.output)
+        with disk.replacing_folder(arguments.output) as aside:
+            pipeline.save_pretrained(aside)
+            if arguments.text_encoder is not None:
+                text_encoder = ours.read_component(arguments.text_encoder, "text_encoder")
+                text_encoder.to(dtype).save_pretrained(aside / "text_encoder")
+                parts = {name: getattr(pipeline, name) for name in ours.read_names(aside)}
+                ours.write_index(aside, {**parts, "text_encoder": text_encoder}, pipeline.settings)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

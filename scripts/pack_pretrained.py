@@ -8,7 +8,6 @@ others. The folder is put in place whole.
 """
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -22,17 +21,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="the folder to write; one that is there is replaced")
     parser.add_argument("--runs", nargs="+", default=PRETRAINED, metavar="NAME", help=f"({' '.join(PRETRAINED)})")
     arguments = parser.parse_args(argv)
-    aside = arguments.output.with_name(f".{arguments.output.name}.unfinished")
+
+    from audiostory import disk
+
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        for run in arguments.runs:
-            _pack(arguments.source / run / "export", aside / run / "export")
-        if (arguments.source / "tokenizers").is_dir():
-            shutil.copytree(arguments.source / "tokenizers", aside / "tokenizers")
-        shutil.rmtree(arguments.output, ignore_errors=True)
-        os.replace(aside, arguments.output)
+        with disk.replacing_folder(arguments.output) as aside:
+            for run in arguments.runs:
+                _pack(arguments.source / run / "export", aside / run / "export")
+            if (arguments.source / "tokenizers").is_dir():
+                shutil.copytree(arguments.source / "tokenizers", aside / "tokenizers")
     except (ValueError, OSError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         print(f"error: {error}", file=sys.stderr)
         return 2
     num_bytes = sum(file.stat().st_size for file in arguments.output.rglob("*") if file.is_file())

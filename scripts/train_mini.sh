@@ -69,16 +69,14 @@ chain() { # steps with commas between them
 side_by_side() { # chains with a plus between them; when one fails or the script is stopped, all save and stop
     local groups=() one
     set -m # each in a process group of its own
-    export OMP_NUM_THREADS=1
     for one in ${1//+/ }; do
-        chain "$one" &
+        OMP_NUM_THREADS=1 chain "$one" &
         groups+=("$!")
     done
     trap 'for one in "${groups[@]}"; do kill -TERM -- "-$one" 2>/dev/null || true; done; wait' EXIT
     trap 'exit 130' INT TERM
     for one in "${groups[@]}"; do wait -n || exit 1; done
     trap - EXIT INT TERM
-    unset OMP_NUM_THREADS
     set +m
 }
 for step in "$@"; do

@@ -36,3 +36,22 @@ def test_a_digest_is_of_all_pieces_and_tells_how_far_it_is(tmp_path):
     assert disk.sha256(path, seen.append) == hashlib.sha256(content).hexdigest()
     assert len(seen) == 2
     assert sum(seen) == len(content)
+
+
+def test_a_folder_takes_the_place_of_the_one_before_or_leaves_it_as_it_was(tmp_path):
+    path = tmp_path / "here" / "folder"
+    with disk.replacing_folder(path) as unfinished:
+        (unfinished / "first").touch()
+
+    def fail_in_the_middle() -> None:
+        with disk.replacing_folder(path) as unfinished:
+            (unfinished / "second").touch()
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail_in_the_middle()
+    assert [file.name for file in path.iterdir()] == ["first"]
+    with disk.replacing_folder(path) as unfinished:
+        (unfinished / "third").touch()
+    assert [file.name for file in path.iterdir()] == ["third"]
+    assert list(path.parent.iterdir()) == [path]

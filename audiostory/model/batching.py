@@ -12,14 +12,16 @@ import torch
 # What a call of the network costs besides its frames, in frames of one clip. On a CPU measured with audiostory-mini,
 # whose calls on 1 and 4 clips of 125 frames took 33 and 113 ms in float32, 26 and 53 ms in bfloat16 (two cores with
 # AMX): 6.7 and 16.5 ms a call, 0.19 and 0.064 ms a frame. Larger networks have dearer frames, and clips of one length.
-CPU_OVERHEAD = {torch.float32: 35}
+FLOAT32_CPU_OVERHEAD = 35
 HALF_PRECISION_CPU_OVERHEAD = 250
 GPU_OVERHEAD = 10**6  # as few calls as memory allows
 
 
 def call_overhead(device: torch.device, dtype: torch.dtype) -> int:
     """For `batches_of_like_length`."""
-    return CPU_OVERHEAD.get(dtype, HALF_PRECISION_CPU_OVERHEAD) if device.type == "cpu" else GPU_OVERHEAD
+    if device.type != "cpu":
+        return GPU_OVERHEAD
+    return FLOAT32_CPU_OVERHEAD if dtype == torch.float32 else HALF_PRECISION_CPU_OVERHEAD
 
 
 def batches_of_like_length(frames: Sequence[int], *, most: int, overhead: int) -> list[list[int]]:
@@ -32,13 +34,13 @@ def batches_of_like_length(frames: Sequence[int], *, most: int, overhead: int) -
     costs, starts = [0], [0]  # of the cheapest batches of the first so many clips; where the last of them starts
     for stop, number in enumerate(order, 1):
         longest = frames[number]
-        cheapest = min(
-            (costs[start] + overhead + longest * (stop - start), -start)
+        offers = {  # by where the batch that ends here may start
+            start: costs[start] + overhead + longest * (stop - start)
             for start in range(stop)
             if start == stop - 1 or longest * (stop - start) <= most
-        )
-        costs.append(cheapest[0])
-        starts.append(-cheapest[1])
+        }
+        starts.append(min(offers, key=offers.__getitem__))
+        costs.append(offers[starts[-1]])
     batches, stop = [], len(order)
     while stop:
         batches.append(order[starts[stop] : stop])

@@ -133,10 +133,9 @@ class VelocityDiT(ModelMixin, ConfigMixin):
 
     def use_plain_attention(self) -> None:
         """The same numbers by another kernel, which trains faster on a CPU."""
+        processor = cast(Any, PlainAttention())  # diffusers' own type is a closed list
         for block in self.blocks:
-            cast(FluxAttention, block.attn).set_processor(
-                cast(Any, PlainAttention())
-            )  # theirs is a closed list of types
+            cast(FluxAttention, block.attn).set_processor(processor)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -149,7 +148,7 @@ class VelocityDiT(ModelMixin, ConfigMixin):
             context, hidden = checkpoint(block, *inputs, use_reentrant=False)
         else:
             context, hidden = block(*inputs)
-        # Single blocks give slices of one tensor. Compiled ones would be compiled again for those, into slower code.
+        # Single blocks give slices of one tensor, for whose strides a compiled block would be compiled again.
         return context.contiguous(), hidden.contiguous()
 
     def num_frames(self, seconds: float) -> int:

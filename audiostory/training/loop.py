@@ -89,7 +89,7 @@ class Training:
         done = checkpoint.load(self._checkpoints, self.engine, self.root, self.optimizer, self.averages)
         log = journal(done)
         try:
-            with _stop_signals() as stopped, _no_denormals():
+            with _stop_signals() as stopped:
                 done = self._steps(done, output, log, stopped)
         finally:
             log.close()
@@ -276,17 +276,6 @@ def _read_on(worker: int) -> None:
     """In a reader process: whoever asks a run to end asks all its processes, and this one is needed until the save."""
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, signal.SIG_IGN)
-
-
-@contextmanager
-def _no_denormals() -> Iterator[None]:
-    """The tails of a trained network's gates and softmaxes are numbers below 1e-38, with which a CPU computes many
-    times more slowly than with zero (docs/LOG.md). Within, they are zero."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 @contextmanager

@@ -151,9 +151,8 @@ class ReleasedWay:
         )
         times = flow.sigmas(self.steps).to(tokens.device)
         for now, then in zip(times[:-1, None], times[1:, None], strict=True):
-            halves = dit(latents.repeat(2, 1, 1), now, both, own).chunk(
-                2
-            )  # a condition that is not prepared, at every step
+            # A condition that is not prepared, at every step.
+            halves = dit(latents.repeat(2, 1, 1), now, both, own).chunk(2)
             latents = latents + (then - now) * flow.guide(*halves, scale=self.guidance)
         return latents[0, :frames], latents[0]
 

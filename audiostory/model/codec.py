@@ -208,7 +208,7 @@ class Codec(ModelMixin, ConfigMixin):
 
 class LeanSnake(Snake1d):
     """x + sin(alpha x)^2 / beta, to the last bit as diffusers computes it, but without gradients in one new tensor
-    instead of five: memory is what the activation costs, and it is half of a decode (docs/PERFORMANCE.md)."""
+    instead of five: memory is what the activation costs, and it was half of a decode (docs/LOG.md)."""
 
     def forward(self, hidden_states: Float[Tensor, "S D T"]) -> Float[Tensor, "S D T"]:
         if torch.is_grad_enabled():

@@ -36,9 +36,9 @@ class System(Protocol):
         ...
 
     def tell(self, asked: Sequence[Asked]) -> Iterator[StoryAudio | StoryError]:
-        """A story for each, or why there is none, in order and one at a time; the first waits for the networks.
+        """A story for each, or why there is none, in order, as they are ready; the first waits for the networks.
 
-        A story is the same whichever others are asked with it. ValueError for what a person must mend: a folder that
+        A story is the same but for rounding whichever others are asked with it. ValueError for what a person must mend: a folder that
         is no model, a device that is not there.
         """
         ...

@@ -73,13 +73,15 @@ class Ours:
         return AudioStoryPipeline.from_pretrained(self.folder).to(device)
 
     def tell(self, asked: Sequence[Asked]) -> Iterator[StoryAudio | StoryError]:
-        """Stories, or what follows the recordings that the instructions hold."""
-        for one in asked:
-            try:
-                told = self._tell(one)
-            except StoryError as error:
-                told = error
-            yield told
+        """Stories, or what follows the recordings that the instructions hold. They are planned and denoised some at a
+        time, so the first of a group waits for all of it."""
+        seeds = [story_seed(self.seed, one.id) for one in asked]
+        if self.true_storyline:
+            for one, seed in zip(asked, seeds, strict=True):
+                yield self._render_truth(one, seed)
+        elif asked:  # for none, no network is loaded
+            instructions = [one.instruction for one in asked]
+            yield from self.pipeline.tell_many(instructions, seeds=seeds, **self._choices, progress=False)
 
     def plan_after_silence(self, asked: Asked) -> tuple[list[str], float]:
         """The captions and the seconds of what it plans to follow an opening that it cannot hear. StoryError when it
@@ -93,12 +95,9 @@ class Ours:
         """Its answers to questions about a recording, or with `silent` about silence that is as long."""
         return self.pipeline.describe(_silence(recording) if silent else recording, list(questions), progress=False)
 
-    def _tell(self, asked: Asked) -> StoryAudio:
-        choices = {**self._choices, "seed": story_seed(self.seed, asked.id), "progress": False}
-        if self.true_storyline:
-            plan = self.pipeline.plan_from_storyline(asked.storyline, asked.instruction)
-            return self.pipeline.render(plan, **choices)
-        return self.pipeline(asked.instruction, **choices)
+    def _render_truth(self, asked: Asked, seed: int) -> StoryAudio:
+        plan = self.pipeline.plan_from_storyline(asked.storyline, asked.instruction)
+        return self.pipeline.render(plan, **self._choices, seed=seed, progress=False)
 
 
 def _silence(recording: Path) -> Waveform:

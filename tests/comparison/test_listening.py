@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import planning
 import pytest
 
 from audiostory import sound
@@ -64,7 +65,7 @@ def asked(monkeypatch, corpora) -> list[tuple[bool, str]]:
         return self.plan_from_storyline(next(iter(truths.values())).storyline, instruction)
 
     monkeypatch.setattr(AudioStoryPipeline, "describe", describe)
-    monkeypatch.setattr(AudioStoryPipeline, "plan", plan)
+    planning.give(monkeypatch, plan)
     return seen
 
 

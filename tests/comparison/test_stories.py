@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import commands
+import planning
 import pytest
 from benchmark.cases import write_manifest
 
@@ -34,7 +35,7 @@ def asked(monkeypatch) -> list[str]:
         events = tuple(Event(caption=words, seconds=seconds, start=k * seconds) for k, words in enumerate(captions))
         return self.plan_from_storyline(Storyline(summary="sounds", events=events), instruction)
 
-    monkeypatch.setattr(AudioStoryPipeline, "plan", plan)
+    planning.give(monkeypatch, plan)
     return seen
 
 
@@ -131,8 +132,9 @@ def test_a_stopped_run_goes_on_and_more_stories_can_follow(run, asked, tmp_path,
             raise KeyboardInterrupt
         return given(self, instruction, **options)
 
+    monkeypatch.setattr(AudioStoryPipeline, "max_batch_scripts", 2)
     with monkeypatch.context() as patch:
-        patch.setattr(AudioStoryPipeline, "plan", stopping)
+        planning.give(patch, stopping)
         assert run("suite.num=4") == 130
     assert "goes on from here" in capsys.readouterr().err
     assert not (tmp_path / "out" / "report.md").exists()

@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import planning
 import pytest
 from systems.cases import write_model, write_text_to_audio
 
-from audiostory.pipeline import AudioStoryPipeline, StoryError
+from audiostory.pipeline import StoryError
 from audiostory.story import Event, Instruction, Storyline
 
 
@@ -31,5 +32,5 @@ def plans(monkeypatch) -> list[str]:
         events = tuple(Event(caption=words, seconds=seconds, start=k * seconds) for k, words in enumerate(captions))
         return self.plan_from_storyline(Storyline(summary="sounds", events=events), instruction)
 
-    monkeypatch.setattr(AudioStoryPipeline, "plan", plan)
+    planning.give(monkeypatch, plan)
     return seen

@@ -38,8 +38,8 @@ class System(Protocol):
     def tell(self, asked: Sequence[Asked]) -> Iterator[StoryAudio | StoryError]:
         """A story for each, or why there is none, in order, as they are ready; the first waits for the networks.
 
-        A story is the same but for rounding whichever others are asked with it. ValueError for what a person must mend: a folder that
-        is no model, a device that is not there.
+        A story is the same but for rounding whichever others are asked with it. ValueError for what a person must mend:
+        a folder that is no model, a device that is not there.
         """
         ...
 

@@ -33,9 +33,9 @@ def tell_all(
 ) -> None:
     """Tells what is not told yet of asked[rank::processes]; `progress` names the bar, if any.
 
-    The seconds that a story took are those since the one before: the first counts loading, and the first of stories that
-    are told together counts them all. ValueError, before anything is told, for a folder
-    that was told with other settings or holds other stories under these ids.
+    The seconds that a story took are those since the one before: the first counts loading, and the first of stories
+    that are told together counts them all. ValueError, before anything is told, for a folder that was told with other
+    settings or holds other stories under these ids.
     """
     assert 0 <= rank < processes, f"rank {rank} of {processes} processes"
     check_settings(folder, system.settings)

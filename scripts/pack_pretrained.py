@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _pack(export: Path, output: Path) -> None:
-    """The components of an export in half precision, and all else that lies there as it is."""
+    """The components of an export in half precision but for what is always read whole (the text encoder, the DiT's
+    duration embedder), and all else that lies there as it is."""
     import torch
 
     from audiostory.weights import ours
@@ -49,9 +50,9 @@ def _pack(export: Path, output: Path) -> None:
     shutil.copytree(export, output)
     for name in ours.CLASSES:
         if (output / name / "config.json").is_file():
-            component = ours.read_component(output, name)
+            component = ours.read_component(output, name, torch.float16)
             shutil.rmtree(output / name)
-            component.to(torch.float16).save_pretrained(str(output / name))
+            component.save_pretrained(str(output / name))
 
 
 if __name__ == "__main__":

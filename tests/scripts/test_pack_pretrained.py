@@ -43,7 +43,8 @@ def test_exports_stay_where_they_were_in_half_the_room(pack, runs, tmp_path):
     for run, name in (("codec", "codec"), ("tangoflux", "dit"), ("hearing", "audio_encoder"), ("planner", "planner")):
         whole, half = (ours.read_component(folder / run / "export", name) for folder in (runs, packed))
         for key, tensor in whole.state_dict().items():
-            assert torch.equal(half.state_dict()[key], tensor.half().float()), key
+            stays_whole = key.startswith("duration_embedder.")  # as diffusers reads it too
+            assert torch.equal(half.state_dict()[key], tensor if stays_whole else tensor.half().float()), key
     again = ours.read_vocabulary(
         packed / "planner" / "export",
         num_semantic=len(tiny.vocabulary().semantic_ids),

@@ -256,8 +256,8 @@ class AudioStoryPipeline(DiffusionPipeline):
         alone gives, but for rounding. In float32 the same ids are written, unless two scores differ by less than that,
         and latents differ by less than 1e-5; so do samples, but behind the codec's spectrogram front: Griffin-Lim makes
         some 1e-3 of it. A story that cannot be told is a StoryError in its place and stops no other, whether its
-        instruction is bad or the planner writes no complete event. ValueError, at once, for choices that cannot be
-        meant.
+        instruction is bad or the planner writes no complete event; it has a cause unless the planner is to blame.
+        ValueError, at once, for choices that cannot be meant.
         """
         if len(seeds) != len(instructions):
             raise ValueError(f"there are {len(instructions)} instructions and {len(seeds)} seeds; give one for each")
@@ -287,7 +287,7 @@ class AudioStoryPipeline(DiffusionPipeline):
                     try:
                         told = self._told(plan, rendering, story, list(islice(solved, len(story))), progress)
                     except ValueError as error:  # it is not finite in half precision; others may be
-                        told = StoryError(str(error))
+                        told = _in_its_place(error)
                 yield told
             self.maybe_free_model_hooks()
 
@@ -482,7 +482,7 @@ class AudioStoryPipeline(DiffusionPipeline):
                 self._check_room([asked[number].prompt], max_new_tokens)
             except (ValueError, OSError) as error:
                 asked.pop(number, None)
-                found[number] = StoryError(str(error))
+                found[number] = _in_its_place(error)
         heard = [self._listener.hear(one.recording) for one in asked.values()]
         written = self._write([one.prompt for one in asked.values()], heard, max_new_tokens, "planning", progress)
         for (number, one), answer in zip(asked.items(), written, strict=True):
@@ -771,6 +771,13 @@ def _noise_index(clip: Clip) -> int:
 def _otherwise(event: int, written: float, planned: float) -> Problem:
     message = f"event {event} was written with {written:g} s; it keeps the {planned:g} s that the reasoning plans"
     return Problem(kind=ProblemKind.DURATION, event=event, message=message)
+
+
+def _in_its_place(error: ValueError | OSError) -> StoryError:
+    """Among many stories; the error is its cause."""
+    story_error = StoryError(str(error))
+    story_error.__cause__ = error
+    return story_error
 
 
 def _no_events(problems: Sequence[Problem]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from audiostory.benchmark.items import RECORD, ToldStory, TrueStory, as_told, read_told
+from audiostory.benchmark.items import FAILURE, RECORD, ToldStory, TrueStory, as_told, read_told
 from audiostory.benchmark.listening import read_any_answers, read_plans
 from audiostory.benchmark.tasks import QuestionTask, StoryTask
 from audiostory.disk import sha256
@@ -52,8 +52,8 @@ def told(task: StoryTask, folder: Path) -> list[ToldStory]:
 
 
 def seconds_to_tell(task: StoryTask, folder: Path) -> dict[str, float]:
-    """Total and mean over the stories that were told, whenever that was."""
-    files = [folder / truth.id / RECORD for truth in task.truths]
+    """Total and mean over the stories, those that could not be told too, whenever that was."""
+    files = [folder / truth.id / name for truth in task.truths for name in (RECORD, FAILURE)]
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
     seconds = [record["seconds_to_tell"] for record in records if "seconds_to_tell" in record]
     return {"total": round(sum(seconds), 1), "mean": round(sum(seconds) / max(1, len(seconds)), 2)}

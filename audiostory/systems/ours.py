@@ -81,7 +81,10 @@ class Ours:
                 yield self._render_truth(one, seed)
         elif asked:  # for none, no network is loaded
             instructions = [one.instruction for one in asked]
-            yield from self.pipeline.tell_many(instructions, seeds=seeds, **self._choices, progress=False)
+            for told in self.pipeline.tell_many(instructions, seeds=seeds, **self._choices, progress=False):
+                if isinstance(told, StoryError) and told.__cause__:
+                    raise told.__cause__  # for a person to mend; a failure would be kept and never tried again
+                yield told
 
     def plan_after_silence(self, asked: Asked) -> tuple[list[str], float]:
         """The captions and the seconds of what it plans to follow an opening that it cannot hear. StoryError when it

@@ -88,12 +88,12 @@ def _is_told(folder: Path, asked: Asked) -> bool:
 
 
 def _write(told: StoryAudio | StoryError, asked: Asked, folder: Path, seconds: float) -> None:
-    record: dict[str, Any] = {"instruction": asked.instruction.text, "asked": _digest(asked)}
+    record = {"instruction": asked.instruction.text, "asked": _digest(asked), "seconds_to_tell": round(seconds, 3)}
     if isinstance(told, StoryError):
         record["reason"] = str(told)
         write_text(folder / FAILURE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     else:
-        record |= {"rendering": asdict(told.rendering), "seconds_to_tell": round(seconds, 3)}
+        record["rendering"] = asdict(told.rendering)
         save(told, folder, record, picture=False)
 
 

@@ -3,8 +3,8 @@
 It is here for measuring alone, and it is not clumsier than the release: transformers' `generate` writes token by token,
 bridge tokens too, through LoRA that is not merged, keeps the states of all levels for every step, and forces bridge
 tokens by processors that read the last id. Then for each clip by itself the empty text is encoded anew, the DiT is
-asked in a batch of two with all that depends on the condition computed again at every step, and the codec, its weight
-norm not folded, decodes all that the DiT made before the clip is cut.
+asked in a batch of two with all that depends on the condition computed again at every step, and the codec decodes all
+that the DiT made before the clip is cut.
 
 What is ours in it, so that the outcome can be compared: the plan is read and brought to its length by our rules, each
 clip starts from the noise that we give it, the clips are joined as we do, bridge ids are barred outside their blocks

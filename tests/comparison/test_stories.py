@@ -101,6 +101,16 @@ def test_the_report_can_be_traced(run, tmp_path):
     assert "## Sounds heard worst: mini" in (tmp_path / "out/report.md").read_text()
 
 
+def test_the_time_of_what_could_not_be_told_counts(run, tmp_path):
+    assert run("suite.controls=[]", "suite.pages=0") == 0
+    files = list((tmp_path / "out/told/mini").glob("*/storyline.json"))
+    files += (tmp_path / "out/told/mini").glob("*/failure.json")
+    seconds = [json.loads(file.read_text())["seconds_to_tell"] for file in files]
+    assert len(seconds) == 6
+    facts = report(tmp_path)["facts"]["seconds_to_tell"]["mini"]
+    assert facts == {"total": round(sum(seconds), 1), "mean": round(sum(seconds) / 6, 2)}
+
+
 def test_the_page_has_what_was_told_and_the_truth(run, tmp_path):
     assert run("suite.pages=2") == 0
     page = (tmp_path / "out/index.html").read_text()

@@ -40,6 +40,15 @@ def test_a_story_is_the_same_alone_and_among_others(model, plans):
     assert not np.array_equal(alone.story.samples, reseeded.story.samples)
 
 
+def test_a_recording_that_cannot_be_heard_is_for_a_person_to_mend(listening, recording):
+    sound.write(recording, Waveform(samples=np.zeros((1, 0)), sample_rate=16000))
+    one, deaf = asked("a", 1.0, text="a dog"), asked("b", 1.0, text="rain")
+    deaf = replace(deaf, instruction=replace(deaf.instruction, audio=recording))
+    with pytest.raises(ValueError, match="holds no samples") as caught:
+        list(Ours(listening, device="cpu").tell([one, deaf]))
+    assert not isinstance(caught.value, StoryError)
+
+
 def test_an_oracle_is_given_the_true_storyline(model, plans):
     one = asked("a", 0.5, 0.75, total=1.25, text="a dog")
     (told,) = Ours(model, device="cpu", true_storyline=True).tell([one])

@@ -81,6 +81,7 @@ def test_what_cannot_be_told_leaves_its_reason_and_is_not_tried_again(tmp_path):
     tell_all(Teller(fails=["story-1"]), STORIES, tmp_path)
     failure = json.loads((tmp_path / "story-1" / items.FAILURE).read_text())
     assert (failure["instruction"], failure["reason"]) == ("sounds", "no complete event")
+    assert failure["seconds_to_tell"] >= 0
     assert items.read_told(tmp_path / "story-1").captions == ()
     again = Teller()
     tell_all(again, STORIES, tmp_path)

@@ -59,6 +59,7 @@ for step in ${*//[,+]/ }; do
     [[ " ${STEPS[*]} " == *" $step "* ]] || { echo "train_mini.sh: no step $step; there are ${STEPS[*]}" >&2; exit 2; }
 done
 
+trap 'exit 130' INT TERM # the step saves and ends well, and must not be followed by the next
 chain() { # steps with commas between them
     local step
     for step in ${1//,/ }; do
@@ -74,9 +75,8 @@ side_by_side() { # chains with a plus between them; when one fails or the script
         groups+=("$!")
     done
     trap 'for one in "${groups[@]}"; do kill -TERM -- "-$one" 2>/dev/null || true; done; wait' EXIT
-    trap 'exit 130' INT TERM
     for one in "${groups[@]}"; do wait -n || exit 1; done
-    trap - EXIT INT TERM
+    trap - EXIT
     set +m
 }
 for step in "$@"; do

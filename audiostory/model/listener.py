@@ -250,4 +250,4 @@ class Listener:
         features = apply_forward_hook(AudioEncoder.features)(  # moves an offloaded encoder to its device first
             self.encoder, recording.samples, self.projector.num_tokens
         )
-        return self.projector(features).flatten(0, 1)
+        return self.projector(features.to(self.projector.device)).flatten(0, 1)

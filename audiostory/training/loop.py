@@ -109,11 +109,12 @@ class Training:
             done += 1
             ended = self.engine.any(bool(stopped) or time.monotonic() > deadline)
             last = ended or done == self.stage.steps
-            told = last or _due(done, pace.log) or _due(done, pace.save)
+            validated = _due(done, pace.validate) and self.val is not None and not ended
+            told = last or validated or _due(done, pace.log) or _due(done, pace.save)  # it refuses what is not finite
             if told:
                 self._report(done, window, log, output)
             scored = None
-            if _due(done, pace.validate) and self.val is not None and not ended:
+            if validated:
                 found = self.validate()
                 log.write(done, {f"val/{name}": value for name, value in found.items()})
                 scored = sum(weight * found[name] for name, weight in self.stage.losses.items() if name in found)
@@ -170,9 +171,13 @@ class Training:
 
     def _compute(self, batch: Any) -> tuple[Losses, Tensor]:
         device = self.engine.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.runtime.autocast == "bfloat16"):
+        with self._autocast():
             losses = self._losses(self.model, batch.to(device, non_blocking=True))
             return losses, losses.weighted(self.stage.losses)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.runtime.autocast == "bfloat16"
+        return torch.autocast(self.engine.device.type, torch.bfloat16, enabled=enabled)
 
     def validate(self) -> Mapping[str, float]:
         """Mean losses by name on the first held-out batches, with the same noise each time."""
@@ -190,7 +195,8 @@ class Training:
         with self._quietly():
             whole = self._whole()
             if whole is not None:
-                whole[1].listen(folder)
+                with self._autocast():  # what rests may be held in bfloat16, beside parts that learn in float32
+                    whole[1].listen(folder)
         log.examples(step, folder)
         self.engine.wait()
 

@@ -12,7 +12,15 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from audiostory.model import tiny
-from audiostory.model.listener import SAMPLE_RATE, AudioEncoder, AudioEncoderConfig, ListenerProjector, log_mel
+from audiostory.model.listener import (
+    SAMPLE_RATE,
+    AudioEncoder,
+    AudioEncoderConfig,
+    Listener,
+    ListenerProjector,
+    Recording,
+    log_mel,
+)
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -125,3 +133,12 @@ def test_windows_of_broken_seconds_are_refused():
 def test_silence_is_heard_as_a_number():
     features = tiny.audio_encoder().features(np.zeros(16000, dtype=np.float32), 4)
     assert features.isfinite().all()
+
+
+def test_what_the_encoder_hears_goes_to_where_the_projector_is():
+    """In training the frozen encoder may lie elsewhere; torch's meta device stands for the other one."""
+    projector = ListenerProjector(audio_width=tiny.AUDIO_WIDTH, planner_width=32, num_tokens=4).to("meta")
+    listener = Listener(tiny.audio_encoder(), projector, room=100)
+    heard = listener.hear(Recording(samples=noise(SAMPLE_RATE).numpy(), num_tokens=4))
+    assert heard is not None
+    assert (heard.device.type, heard.shape) == ("meta", (4, 32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_mini.sh"
 STAND_IN = """#!/usr/bin/env bash
 echo "$*" >>"{log}"
 case "$*" in
-    *{fails}*) exit 3 ;;
+    *{fails}*) sleep 1; exit 3 ;; # so that what runs beside it has set its trap
     *{waits}*)
         trap 'echo saved >>"{log}"; exit 0' TERM
         for _ in $(seq 200); do sleep 0.1; done
@@ -64,6 +65,27 @@ def test_when_a_chain_fails_the_other_saves_and_nothing_follows(run):
     assert asked[-1] == "saved"
     assert "stage1" not in stages(asked)
     assert seconds < 15
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_script_that_is_stopped_lets_its_step_save_and_begins_no_other(tmp_path, kind):
+    """As Ctrl-C does, which reaches the script and what it runs; a stopped train.py says that all is well."""
+    log, python = tmp_path / "log", tmp_path / "python"
+    python.write_text(STAND_IN.format(log=log, fails="nothing", waits="stage=planner").replace("TERM", "TERM INT"))
+    python.chmod(0o755)
+    process = subprocess.Popen(
+        ["bash", str(SCRIPT), "planner", "stage1"],
+        env={**os.environ, "PYTHON": str(python), "RUNTIME": "cpu"},
+        start_new_session=True,
+    )
+    while not (log.exists() and "stage=planner" in log.read_text()):
+        time.sleep(0.05)
+    time.sleep(0.3)  # until the stand-in has set its trap
+    os.killpg(process.pid, kind)
+    assert process.wait(20) == 130
+    asked = log.read_text().splitlines()
+    assert asked[-1] == "saved"
+    assert stages(asked) == ["planner"]
 
 
 def test_an_unknown_step_is_named_before_anything_runs(run):

@@ -171,6 +171,24 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_rows(tmp_path):
     assert [path.name for path in checkpoint.complete(tmp_path / "run/checkpoints")] == ["step_000002", "step_000004"]
 
 
+def test_a_step_that_is_validated_alone_is_looked_at_before_it_is_saved(tmp_path):
+    made = training(replace(STAGE, pace=replace(STAGE.pace, log=6, save=6, validate=3, validate_batches=1)), val=True)
+    poison(made, "row-2")
+    with pytest.raises(ValueError, match=r"step 2: .* not finite .* row-2"):
+        run(made, tmp_path / "run")
+    assert not checkpoint.complete(tmp_path / "run/checkpoints")
+
+
+def test_listening_computes_as_the_steps_do(tmp_path):
+    """Parts that rest may be held in bfloat16 beside others in float32, which only autocast brings together."""
+    made, found = training(replace(STAGE, pace=replace(STAGE.pace, listen=6)), frozen="bfloat16"), []
+    planner = made.root.planner
+    made.runtime = replace(made.runtime, autocast="bfloat16")
+    made.hooks = replace(made.hooks, listen=lambda folder: found.append(planner.write([1, 2], tiny.vocabulary()).ids))
+    assert run(made, tmp_path / "run")
+    assert found
+
+
 def test_losses_that_are_not_finite_are_left_out_up_to_a_number(tmp_path):
     made = training(skip_not_finite=1)
     poison(made, "row-1")

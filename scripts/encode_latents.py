@@ -61,6 +61,9 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_listening", type=int, default=20, help="tokens at which a window of a recording is heard [%(default)s]"
     )
+    parser.add_argument(
+        "--num_frames", type=int, help="fill each clip with silence to so many latent frames (TangoFlux's DiT: 645)"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument(
         "--format", choices=("store", "shards"), default="store", help="a store beside the manifest, or tar files"
@@ -87,6 +90,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None, without: Sequ
         parser.error(f"nothing to do: give {', '.join('--' + name for name in NETWORKS)}, or several of them")
     if given["tokenizer"] is not None and given["format"] == "store":
         parser.error("--tokenizer counts texts for --format shards; a store has none")
+    if given["num_frames"] is not None and given["num_frames"] < 1:
+        parser.error(f"a clip has at least one frame, not {given['num_frames']}")
     if given["rows_per_shard"] < 1:
         parser.error(f"a shard needs at least one row, not {given['rows_per_shard']}")
     device = given.pop("device")

@@ -42,6 +42,7 @@ class Wanted:
     format: Literal["store", "shards"] = "store"
     num_tokens: int = 16
     num_listening: int = 20
+    num_frames: int | None = None
     tokenizer: Path | None = None
     rows_per_shard: int = ROWS_PER_SHARD
     damaged_share: float = DAMAGED_SHARE
@@ -56,7 +57,7 @@ class Wanted:
             own = folder / component if (folder / component).is_dir() else folder
             network, settings = Network(name, store.fingerprint(own), lambda: read(folder, component)), vars(self)
         if name == "codec":
-            return Latents(network)
+            return Latents(network, settings.get("num_frames"))
         if name == "text_encoder":
             return Teacher(network, settings["num_tokens"])
         if name == "clip_encoder":

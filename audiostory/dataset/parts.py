@@ -71,26 +71,30 @@ class Network:
 
 
 class Latents:
-    """The codec's, one per clip."""
+    """The codec's, one per clip: of the clip alone, or with `num_frames` of the clip and the silence that fills them,
+    as a DiT needs that has learnt one length (SPEC 7: 645 frames, whatever lasts less)."""
 
     kind, unit, per_shard = "latents", "clip", CLIPS_PER_SHARD
 
-    def __init__(self, network: Network):
-        self.network = network
+    def __init__(self, network: Network, num_frames: int | None = None):
+        self.network, self.num_frames = network, num_frames
 
     def notes(self) -> Mapping[str, Any]:
-        return {"codec": self.network.fingerprint, "frame_rate": self.network.module.frame_rate}
+        told = {"codec": self.network.fingerprint, "frame_rate": self.network.module.frame_rate}
+        return {**told, "num_frames": self.num_frames}
 
     def items(self, rows: Sequence[Row]) -> list[tuple[Row, int]]:
         return _recorded(rows)
 
     def of(self, items: Sequence[tuple[Row, int]]) -> str:
-        return digest([self.network.fingerprint, *(_what(row.clip_key(i), row.clips[i].audio) for row, i in items)])
+        length = [] if self.num_frames is None else [str(self.num_frames)]
+        clips = (_what(row.clip_key(i), row.clips[i].audio) for row, i in items)
+        return digest([self.network.fingerprint, *length, *clips])
 
     def tensors(
         self, items: Sequence[tuple[Row, int]], damage: Damage, told: Callable[[int], object]
     ) -> Iterator[tuple[str, Tensor]]:
-        """Clips with as many frames go through the codec together, so none is padded."""
+        """Clips with as many frames go through the codec together, so none is padded to another's length."""
         codec = self.network.module
         by_frames: dict[int, list[tuple[str, np.ndarray]]] = {}
         held = 0.0
@@ -106,6 +110,12 @@ class Latents:
                 told(1)
                 continue
             num_frames = codec.num_frames(samples.shape[1])
+            if self.num_frames is not None:
+                if num_frames > self.num_frames + 1:  # one more is a last piece of a hop; the release cuts it too
+                    damage.note(key, f"it lasts {num_frames} frames, more than the {self.num_frames} of --num_frames")
+                    told(1)
+                    continue
+                num_frames = self.num_frames
             by_frames.setdefault(num_frames, []).append((key, samples))
             held += num_frames / codec.frame_rate
             if held > SECONDS_HELD:
@@ -122,13 +132,18 @@ class Latents:
         size = max(1, int(SECONDS_PER_BATCH * codec.frame_rate / num_frames))
         for first in range(0, len(alike), size):
             batch = alike[first : first + size]
-            room = num_frames * codec.hop
-            padded = np.stack([np.pad(samples, ((0, 0), (0, room - samples.shape[1]))) for _, samples in batch])
-            with torch.no_grad():
-                latents = codec.encode(torch.from_numpy(padded).to(codec.device)).cpu()
+            latents = encode(codec, [samples for _, samples in batch], num_frames)
             for (key, _), one in zip(batch, latents, strict=True):
                 yield f"latents:{key}", store.half(one)
             told(len(batch))
+
+
+@torch.no_grad()
+def encode(codec: Any, clips: Sequence[Float[np.ndarray, "A S"]], num_frames: int) -> Float[Tensor, "N T Z"]:
+    """Latents of clips that are filled with silence to so many frames, or cut to them."""
+    room = num_frames * codec.hop
+    filled = [np.pad(samples[:, :room], ((0, 0), (0, max(0, room - samples.shape[1])))) for samples in clips]
+    return codec.encode(torch.from_numpy(np.stack(filled)).to(codec.device)).cpu()
 
 
 class Teacher:

@@ -40,7 +40,7 @@ class Tensors(Protocol):
 
 
 class StoreError(ValueError):
-    """What was computed is damaged or lacking: nothing must be learnt until it is made anew."""
+    """What was computed is damaged or lacking, and is to be made anew."""
 
 
 def fingerprint(folder: str | Path) -> str:
@@ -150,6 +150,11 @@ class Made:
     def has_codec(self) -> bool:
         """Whether sound was encoded at all; a store may hold teacher states alone."""
         return bool(self.index.get("codec"))
+
+    @property
+    def num_frames_of_all(self) -> int | None:
+        """The one length that all latents were filled up to; None where each has its clip's."""
+        return self.index.get("num_frames")
 
     @property
     def has_teacher(self) -> bool:

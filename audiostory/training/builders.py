@@ -214,13 +214,14 @@ def _text_to_audio(run: RunConfig, components: Components) -> Root:
 
     def source(name: str, val: bool) -> Clips:
         rows = data.read_rows(run, name, val)
-        store = data.open_store(run, name, val, rows, codec, ["latents"])
+        store = data.open_store(run, name, val, rows, ["latents"])
         if store is None or not store.has_codec:
             raise ValueError(
                 f"stage {run.stage.name} needs latents of {rows.path}; make them with scripts/encode_latents.py "
                 f"--codec and name their folder in data.sources.{name}"
             )
-        return Clips(
+        data.check_frames(name, store, dit)
+        made = Clips(
             rows,
             partial(text_encoder.tokenize, num_tokens=run.model.num_semantic),
             store,
@@ -228,6 +229,8 @@ def _text_to_audio(run: RunConfig, components: Components) -> Root:
             seed=data.seed(run, name, val),
             damaged_share=run.data.damaged_share,
         )
+        data.check_networks(made.rows, store, {"codec": codec} if codec is not None else {})
+        return made
 
     return Root(
         module=root,
@@ -276,8 +279,12 @@ def _audiostory(run: RunConfig, components: Components) -> Root:
     planner, bridge, dit = (components.get(name) if used[name] else components.fresh(name) for name in used)
     needs = data.needs(run, bridge)
     vocabulary = components.vocabulary
-    if used["bridge"] and components.origin("bridge") is None and components.origin("text_encoder") is not None:
-        bridge.set_unconditional(components.get("text_encoder").unconditional(run.model.num_semantic))
+    begins = used["bridge"] and components.origin("bridge") is None
+    # Later stages only compare what it made of captions with what is stored, and do without where it is gone.
+    asked = begins or ("teacher" in needs and components.is_there("text_encoder"))
+    text_encoder = components.get("text_encoder") if asked and components.origin("text_encoder") is not None else None
+    if begins and text_encoder is not None:
+        bridge.set_unconditional(text_encoder.unconditional(run.model.num_semantic))
     if run.stage.lora:
         torch.manual_seed(seed_of(run.seed, "weights", "lora"))
         planner.add_lora(composing.build(LoraSettings, run.model.lora, "model.lora"))
@@ -289,13 +296,18 @@ def _audiostory(run: RunConfig, components: Components) -> Root:
     audio_encoder = components.get("audio_encoder") if listens else None
     root = AudioStory(planner, bridge, dit, projector, **checked(AudioStory, run.model.flow, "model.flow", given=4))
     codec = components.get("codec") if latents or components.handed_on("codec") else None
-    trained_codec = codec if codec is not None and components.origin("codec") is not None else None
+    candidates = {"codec": codec, "text_encoder": text_encoder, "audio_encoder": audio_encoder}
+    networks = {
+        called: one for called, one in candidates.items() if one is not None and components.origin(called) is not None
+    }
     layout = run.model.script
     settings = ours.Settings(**{**checked(ours.Settings, run.model.settings, "model.settings"), "script": layout})
 
     def source(name: str, val: bool) -> Stories:
         rows = data.read_rows(run, name, val)
-        store = data.open_store(run, name, val, rows, trained_codec, needs) if needs or listens else None
+        store = data.open_store(run, name, val, rows, needs) if needs or listens else None
+        if latents and store is not None:
+            data.check_frames(name, store, dit)
         heard = "clip_features" in needs and store is not None and store.has_clip_encoder
         if heard and store is not None:
             data.check_clip_features(name, store.clip_features_shape, bridge)
@@ -313,6 +325,8 @@ def _audiostory(run: RunConfig, components: Components) -> Root:
         )
         if made.rows.lengths.windows.any():
             data.check_listening(run, name, made.rows.lengths, projector)
+        if store is not None:
+            data.check_networks(made.rows, store, networks)
         return made
 
     def save(folder: Path) -> None:

@@ -73,6 +73,14 @@ class Components:
         named = getattr(self.run.weights, name)
         return None if named in (None, self.run.stage.name) else self._open(named)
 
+    def is_there(self, name: str) -> bool:
+        """Whether a component can be read from where it would come from."""
+        try:
+            origin = self.origin(name)
+        except ValueError:
+            return False
+        return origin is not None and origin.holds(name)
+
     def handed_on(self, name: str) -> bool:
         """Whether the stage before exported the component."""
         before = self.run.stage.start_from

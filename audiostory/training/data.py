@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from torch import Tensor
 
 from audiostory.dataset import manifest
 from audiostory.dataset.mixture import Source, seed_of
-from audiostory.dataset.rows import Lengths
+from audiostory.dataset.parts import encode
+from audiostory.dataset.rows import DamagedSampleError, Lengths, Rows
 from audiostory.dataset.sample import read_samples
 from audiostory.dataset.shards import ShardSet
-from audiostory.dataset.store import INDEX, Store, read_index
+from audiostory.dataset.store import INDEX, Made, Store, Tensors, read_index
 from audiostory.disk import sha256
 from audiostory.model.bridge import Bridge
-from audiostory.model.codec import Codec
+from audiostory.model.dit import VelocityDiT
 from audiostory.model.listener import ListenerProjector
 from audiostory.training import config
 from audiostory.training.config import RunConfig
 
-MOST_LATENT_ERROR = 0.05  # mean, in standard deviations, between stored latents and the codec's own
+MOST_ERROR = 0.05  # mean, as a share of the mean size, between what is stored and what a network makes now
+ROWS_LOOKED_AT = 100  # for something that a network can make once more
 TARGETS = {  # what losses of stories compare with: by what a store tells that it has it, its name, the option for it
     "latents": ("has_codec", "latents", "--codec"),
     "teacher": ("has_teacher", "teacher states", "--text_encoder"),
@@ -86,17 +89,11 @@ def _path(run: RunConfig, name: str, val: bool) -> str:
 
 
 def open_store(
-    run: RunConfig,
-    name: str,
-    val: bool,
-    rows: manifest.Manifest | ShardSet,
-    codec: Codec | None,
-    needs: Sequence[str],
+    run: RunConfig, name: str, val: bool, rows: manifest.Manifest | ShardSet, needs: Sequence[str]
 ) -> Store | ShardSet | None:
     """The source's latents, teacher states and features; None for one that has words alone.
 
-    ValueError for a store that lacks what its source could give and the stage `needs`, or whose latents are another
-    codec's.
+    ValueError for a store that lacks what its source could give and the stage `needs`.
     """
     files = source_files(run, name)
     folder = files.val_latents if val else files.train_latents
@@ -113,27 +110,82 @@ def open_store(
         made, called, option = TARGETS[need]
         if (told if need == "teacher" else recorded) and not getattr(store, made):
             raise ValueError(f"{folder} holds no {called}; run scripts/encode_latents.py again with {option}")
-    if codec is not None and recorded and isinstance(store, Store) and isinstance(rows, manifest.Manifest):
-        _check_codec(codec, rows, store)
     return store
 
 
-def _check_codec(codec: Codec, rows: manifest.Manifest, store: Store) -> None:
-    """ValueError when stored latents are not those of the codec that the model will be exported with: encodes one
-    recording again. Codecs that were rounded to half precision pass."""
-    recorded = ((row.clip_key(0), row.clips[0].audio) for row in rows.rows if row.clips)
-    found = next(((key, path) for key, path in recorded if path and path.is_file() and store.has_latents(key)), None)
-    if found is None:
-        return
-    key, path = found
-    samples = read_samples(path, sample_rate=codec.sample_rate, audio_channels=codec.config["audio_channels"])
-    with torch.no_grad():
-        encoded = codec.encode(torch.from_numpy(samples)[None])[0]
-    stored = store.latents(key)
-    if encoded.shape != stored.shape or (encoded - stored).abs().mean() > MOST_LATENT_ERROR:
+def check_networks(rows: Rows, made: Made, networks: Mapping[str, Any]) -> None:
+    """ValueError when what was computed once is not what the run's own codec, text encoder or audio encoder make: each
+    makes one piece again. Networks that were rounded to half precision pass.
+
+    A piece is looked for in the first ROWS_LOOKED_AT rows; where recordings are no longer there, none is found.
+    """
+    waiting = [name for name in networks if made.index.get(name)]
+    for number in range(min(ROWS_LOOKED_AT, len(rows.lengths.clips))):
+        try:
+            row, tensors = rows.read(number)
+        except DamagedSampleError:  # named and counted when its batch is made
+            continue
+        for name in [name for name in waiting if tensors is not None]:
+            assert tensors is not None
+            found = _MADE_AGAIN[name](networks[name], row, tensors, made)
+            if found is None:
+                continue
+            waiting.remove(name)
+            stored, again = found
+            if stored.shape != again.shape or (again - stored).abs().mean() > MOST_ERROR * again.abs().mean():
+                raise ValueError(
+                    f"what the {name} made of {rows.path} is not what this run's {name} makes (seen on row {row.id}); "
+                    f"run scripts/encode_latents.py again with that --{name}, or name in weights.{name} the one that "
+                    "was used"
+                )
+        if not waiting:
+            return
+
+
+def _latents_again(codec: Any, row: manifest.Row, tensors: Tensors, made: Made) -> tuple[Tensor, Tensor] | None:
+    samples = _read(row.clips[0].audio if row.clips else None, codec.sample_rate, codec.config["audio_channels"])
+    if samples is None:
+        return None
+    num_frames = made.num_frames_of_all or codec.num_frames(samples.shape[1])
+    return tensors.latents(row.clip_key(0)), encode(codec, [samples], num_frames)[0]
+
+
+def _teacher_again(text_encoder: Any, row: manifest.Row, tensors: Tensors, made: Made) -> tuple[Tensor, Tensor] | None:
+    if not row.storyline.events:
+        return None
+    caption = row.storyline.events[0].caption
+    return tensors.teacher(caption), text_encoder.encode([caption], made.index["num_tokens"])[0].cpu()
+
+
+def _features_again(encoder: Any, row: manifest.Row, tensors: Tensors, made: Made) -> tuple[Tensor, Tensor] | None:
+    samples = _read(row.instruction.audio, encoder.sample_rate, 1)
+    if samples is None or row.heard_key is None:
+        return None
+    return tensors.features(row.heard_key), encoder.features(samples[0], made.num_listening).cpu()
+
+
+_MADE_AGAIN = {"codec": _latents_again, "text_encoder": _teacher_again, "audio_encoder": _features_again}
+
+
+def _read(path: Path | None, sample_rate: int, audio_channels: int) -> np.ndarray | None:
+    """None for a recording that is not there any more or cannot be read: what was made of it is learnt from."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        return read_samples(path, sample_rate=sample_rate, audio_channels=audio_channels)
+    except (OSError, ValueError):
+        return None
+
+
+def check_frames(name: str, made: Made, dit: VelocityDiT) -> None:
+    """ValueError when latents have other lengths than the DiT tells at: it must learn what it is to do."""
+    if made.has_codec and made.num_frames_of_all != dit.fixed_frames:
+        lengths = {None: "each of its clip's own length"}
+        stored, told = (lengths.get(n, f"all of {n} frames") for n in (made.num_frames_of_all, dit.fixed_frames))
+        option = f"with --num_frames {dit.fixed_frames}" if dit.fixed_frames else "without --num_frames"
         raise ValueError(
-            f"the latents in {store.folder} are not those of this stage's codec (seen on {key}); run "
-            "scripts/encode_latents.py again with that --codec, or name in weights.codec the one they were made with"
+            f"the latents of {name} are {stored}, and this DiT makes them {told} (model.dit.fixed_frames); run "
+            f"scripts/encode_latents.py again {option}"
         )
 
 

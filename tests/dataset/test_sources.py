@@ -12,7 +12,7 @@ from audiostory.dataset import manifest, sample
 from audiostory.dataset.mixture import BatchLimits, BatchPlan, Mixture
 from audiostory.dataset.rows import Lengths, Stored
 from audiostory.dataset.sources import Clips, Crops, Stories
-from audiostory.dataset.store import Store
+from audiostory.dataset.store import Store, StoreError
 from audiostory.model import tiny
 
 LIMITS = BatchLimits(rows=5)
@@ -40,8 +40,8 @@ def stories(rows, corpus, limits=LIMITS, **more) -> Stories:
     return Stories(rows, tiny.vocabulary(), Store(corpus / "latents"), limits, seed=1, **more)
 
 
-def clips(rows, corpus) -> Clips:
-    return Clips(rows, tokenize, Store(corpus / "latents"), BatchLimits(rows=4), seed=1)
+def clips(rows, corpus, **more) -> Clips:
+    return Clips(rows, tokenize, Store(corpus / "latents"), BatchLimits(rows=4), seed=1, **more)
 
 
 def tokenize(texts):
@@ -171,15 +171,30 @@ def test_rows_that_lack_something_are_left_out_and_counted(rows, corpus, monkeyp
         Stored(rows, store, latents=True, damaged_share=0.01)
 
 
-def test_a_damaged_store_ends_the_training(rows, corpus, monkeypatch):
-    """Unlike one sample in a shard: the encoder mends it, and until then nobody knows what else is wrong."""
-    source = stories(rows, corpus)
-    store = source.rows.store
-    source.batch(0)
-    monkeypatch.setattr("audiostory.dataset.store.checksum", lambda tensor: -1)
-    with pytest.raises(ValueError, match=r"is damaged at .*run scripts/encode_latents\.py again"):
-        source.batch(1)
-    assert store.has_codec
+@pytest.mark.parametrize("make", [stories, clips])
+def test_a_damaged_tensor_of_a_store_is_named_and_replaced_and_many_end_the_training(rows, corpus, caplog, make):
+    source = make(rows, corpus, damaged_share=0.0)
+    first, second = source.batch(0).sample_ids[:2]
+    read = source.rows.store.latents
+
+    def damaged(*ids: str):
+        def latents(key: str):
+            if key.split("/")[0] in {one.split("/")[0] for one in ids}:
+                raise StoreError(f"latents of {key} are damaged")
+            return read(key)
+
+        return latents
+
+    source = make(rows, corpus, damaged_share=0.2)
+    source.rows.store.latents = damaged(first)
+    batch = source.batch(0)
+    assert first not in batch.sample_ids
+    assert second in batch.sample_ids
+    assert f"latents of {first}" in caplog.text
+    source = make(rows, corpus, damaged_share=0.2)
+    source.rows.store.latents = damaged(*(row.id for row in rows.rows))
+    with pytest.raises(ValueError, match="damaged"):
+        source.batch(0)
 
 
 def test_a_source_travels_to_another_process_without_its_files(rows, corpus):

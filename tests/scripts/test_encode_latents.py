@@ -96,6 +96,26 @@ def test_clip_features_are_means_over_the_clips_own_time(corpus, exported):
     assert (found.index["num_clip_tokens"], found.has_codec, found.has_audio_encoder) == (5, False, False)
 
 
+def test_clips_are_filled_with_silence_to_one_length_and_longer_ones_are_named(corpus, exported, capsys, caplog):
+    from audiostory.weights.origins import Origin
+
+    assert encode(corpus, exported, "codec") == 0
+    own = Store(corpus / "latents")
+    rows = [row for row in manifest.read(corpus / "manifest.jsonl").rows if row.clips]
+    longest = max(own.num_frames(row.clip_key(i)) for row in rows for i in range(len(row.clips)))
+    assert own.num_frames_of_all is None
+    assert encode(corpus, exported, "codec", num_frames=str(longest + 5)) == 0
+    filled, codec = Store(corpus / "latents"), Origin(exported).read("codec")
+    assert filled.num_frames_of_all == longest + 5
+    samples = torch.from_numpy(small_corpora.sound.read(rows[0].clips[0].audio).samples)
+    silence = (longest + 5) * codec.hop - samples.shape[1]
+    with torch.no_grad():
+        whole = codec.encode(torch.nn.functional.pad(samples, (0, silence))[None])[0]
+    torch.testing.assert_close(filled.latents(rows[0].clip_key(0)), whole, atol=2e-3, rtol=2e-3)
+    assert encode(corpus, exported, "codec", num_frames=str(longest - 2)) == 2
+    assert f"more than the {longest - 2} of --num_frames" in caplog.text + capsys.readouterr().err
+
+
 def test_parts_can_be_made_one_after_the_other(corpus, exported):
     assert encode(corpus, exported, *NETWORKS) == 0
     together = contents(corpus)

@@ -229,6 +229,45 @@ def test_clips_that_were_encoded_by_half_are_refused_whatever_else_there_is(trai
     index.write_text(content)
 
 
+def test_a_dit_of_one_length_learns_from_latents_of_that_length_alone(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    fixed = ("stage.start_from=null", "weights.dit=null", "model.dit.fixed_frames=40")
+    with pytest.raises(ValueError, match=r"clips are each of .* own length, .* all of 40 frames .* --num_frames 40"):
+        run("stage1", "output=runs/fixed", *fixed)
+    sources = []
+    for split in ("train", "val"):
+        folder = Path(f"corpora/clips-{split}")
+        command = [str(folder / "manifest.jsonl"), "--output", str(folder / "filled"), "--codec", "runs/codec/export"]
+        more = ["--text_encoder", "runs/tangoflux/export", "--num_tokens", "4", "--num_frames", "40"]
+        assert script("encode_latents")([*command, *more]) == 0
+        sources.append(f"data.sources.clips.{split}_latents={folder / 'filled'}")
+    assert run("stage1", "output=runs/fixed", *fixed, *sources)
+    with pytest.raises(ValueError, match=r"all of 40 frames, .* own length .* without --num_frames"):
+        run("stage1", "output=runs/unfixed", *sources)
+
+
+@pytest.mark.parametrize(
+    ("network", "made", "stage", "corpus"),
+    [
+        ("codec", "codec", "stage1", "clips"),
+        ("text_encoder", "tangoflux", "stage1", "clips"),
+        ("audio_encoder", "hearing", "stage2", "questions"),
+    ],
+)
+def test_what_another_network_has_encoded_is_refused(trained, tmp_path, monkeypatch, network, made, stage, corpus):
+    """Another one: the same with its weights mixed up."""
+    from audiostory.weights import ours
+
+    monkeypatch.chdir(trained)
+    other = ours.read_component(trained / "runs" / made / "export", network)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.copy_(parameter.flatten()[torch.randperm(parameter.numel())].reshape(parameter.shape))
+    other.save_pretrained(tmp_path / network)
+    with pytest.raises(ValueError, match=rf"what the {network} made of .*{corpus}.*run scripts/encode_latents\.py"):
+        run(stage, "output=runs/others", f"weights.{network}={tmp_path}")
+
+
 def test_a_loss_that_no_data_can_give_is_refused(trained, monkeypatch):
     monkeypatch.chdir(trained)
     alone = ("~stage.mixture.clips", "+stage.mixture.texts=1.0")

@@ -94,6 +94,7 @@ def ablate(options: argparse.Namespace) -> dict[str, str]:
     cells = plan(TABLES, tables, settings)
     jobs = ordered(cells)
     runs = compose(jobs)
+    refuse_others(jobs, runs)
     if options.dry_run:
         print(forecast(jobs, runs, settings))
         return {}
@@ -132,25 +133,51 @@ def read_settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def compose(jobs: Sequence[Job]) -> dict[tuple[str, ...], RunConfig]:
-    """The configurations of all stages, by `Job.chosen`, so that a misspelt key stops all before the first hour and not
-    after many."""
+def compose(jobs: Sequence[Job]) -> dict[tuple[str, ...], tuple[RunConfig, Any]]:
+    """The configurations of all stages, built and as plain data, by `Job.chosen`, so that a misspelt key stops all
+    before the first hour and not after many."""
     from audiostory import composing
     from audiostory.training import config
 
-    found: dict[tuple[str, ...], RunConfig] = {}
+    found: dict[tuple[str, ...], tuple[RunConfig, Any]] = {}
     for job in jobs:
         if job.stage is None or job.chosen in found:
             continue
         try:
             composed = config.compose(ROOT / "configs", job.arguments)
-            found[job.chosen] = composing.build(config.RunConfig, composed)
+            found[job.chosen] = composing.build(config.RunConfig, composed), composed
         except ValueError as error:
             raise ValueError(f"{job.name}: {error}") from error
     return found
 
 
-def forecast(jobs: Sequence[Job], runs: Mapping[tuple[str, ...], RunConfig], settings: Settings) -> str:
+def refuse_others(jobs: Sequence[Job], runs: Mapping[tuple[str, ...], tuple[RunConfig, Any]]) -> None:
+    """ValueError for a run that was trained under the name of one of these, but with other settings or data: names tell
+    what is asked for on the command line and in the tables, not what configs/ and the corpora held then."""
+    from audiostory.training import builders, data
+
+    fingerprints: dict[tuple[str, ...], Any] = {}
+    for job in jobs:
+        told = job.folder / builders.RUN_FILE
+        if job.stage is None or not told.is_file():
+            continue
+        run, composed = runs[job.chosen]
+        if job.chosen not in fingerprints:
+            fingerprints[job.chosen] = data.fingerprints(run)
+        before = json.loads(told.read_text(encoding="utf-8"))
+        # What differs between runs of one `chosen`: their names tell it.
+        own = {"seed": before["config"]["seed"], "stage": {**composed["stage"], "start_from": None}}
+        before["config"]["stage"]["start_from"] = None
+        now = {"config": {**composed, **own}, "data": fingerprints[job.chosen]}
+        if changed := builders.changes(before, now):
+            raise ValueError(
+                f"{job.folder} was trained with other settings than are asked for now:\n  "
+                + "\n  ".join(changed)
+                + "\nBring those back, give another --output, or remove that folder and those of what was made from it"
+            )
+
+
+def forecast(jobs: Sequence[Job], runs: Mapping[tuple[str, ...], tuple[RunConfig, Any]], settings: Settings) -> str:
     """A line for each run: its steps, and the hours left of it by the speed in the logs that there are."""
     lines, hours, unknown = [], 0.0, 0
     for job in jobs:
@@ -160,7 +187,7 @@ def forecast(jobs: Sequence[Job], runs: Mapping[tuple[str, ...], RunConfig], set
         if job.is_done:
             lines.append(f"{'done':>12}  {job.name}")
             continue
-        steps, done = runs[job.chosen].stage.steps, _steps_done(job.folder)
+        steps, done = runs[job.chosen][0].stage.steps, _steps_done(job.folder)
         seconds = seconds_per_step(job.stage, settings)
         left = None if seconds is None else (steps - done) * seconds / 3600
         hours, unknown = hours + (left or 0.0), unknown + (left is None)

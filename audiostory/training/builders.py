@@ -148,20 +148,20 @@ def _prepare_output(run: RunConfig, composed: Mapping[str, Any], about: Mapping[
     before = checkpoint.newest_state(output / "checkpoints")
     if run.accept_changes or before is None:
         return ""
-    changed = [
-        line
-        for line in checkpoint.differences(
-            {**_what_matters(before["config"]), "data": before["data"]},
-            {**_what_matters(composed), "data": about["data"]},
-        )
-        if not line.startswith("stage.pace.")
-    ]
+    changed = changes(before, {**about, "config": composed})
     if not changed:
         return ""
     return (
         f"the run in {output} was made with other settings:\n  " + "\n  ".join(changed) + "\nGive this one another "
         "output=..., start anew there with resume=false, or go on with the new settings with accept_changes=true"
     )
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two runs differ that makes them two, by their `config` and `data` as RUN_FILE has them: lines such as
+    "stage.steps: 500 -> 800"."""
+    one, other = ({**_what_matters(told["config"]), "data": told["data"]} for told in (before, now))
+    return [line for line in checkpoint.differences(one, other) if not line.startswith("stage.pace.")]
 
 
 def _what_matters(composed: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,9 @@ import time
 import commands
 import pytest
 
+from audiostory import composing
 from audiostory.comparison import config as comparison
+from audiostory.training import config, data
 
 CONFIGS = commands.ROOT / "configs"
 TRAINED = (4, 5, 6, 7, 11)
@@ -99,6 +101,28 @@ def test_rows_are_trained_measured_and_put_beside_the_papers(ablate, capsys):
     assert ablate.run("--seeds", "3", "4") == 0
     assert len(ablate.calls()) == 6, "what is done was done again"
     assert "ablations.md" in capsys.readouterr().out
+
+
+def test_a_run_that_other_settings_made_under_the_same_name_is_refused(ablate, capsys):
+    assert ablate.run() == 0
+    (folder,) = (ablate.folder / "out/runs").glob("planner-seed0-*")
+    composed = dict(config.compose(CONFIGS, ["stage=planner", "logger=none", "stage.steps=6", "seed=0"]))
+    of = data.fingerprints(composing.build(config.RunConfig, composed))
+    told = {"config": composed, "data": of}
+    (folder / "run.json").write_text(json.dumps(told))
+    assert ablate.run() == 0
+    clip = composed["stage"]["optimizer"]["clip_norm"]
+    changed = {
+        **composed,
+        "stage": {**composed["stage"], "optimizer": {**composed["stage"]["optimizer"], "clip_norm": 7}},
+    }
+    for before, said in (({**told, "config": changed}, f"clip_norm: 7 -> {clip}"), ({**told, "data": {}}, "data.")):
+        (folder / "run.json").write_text(json.dumps(before))
+        assert ablate.run() == 2
+        error = capsys.readouterr().err
+        assert f"{folder} was trained with other settings" in error
+        assert said in error
+    assert len(ablate.calls()) == 4
 
 
 def test_what_fails_is_named_and_the_rest_goes_on(ablate, capsys):
@@ -203,7 +227,7 @@ def planned():
     tables = {number: read_table(command.TABLES, number) for number in TRAINED}
     cells = plan(command.TABLES, tables, command.read_settings(options))
     jobs = ordered(cells)
-    return cells, jobs, command.compose(jobs)
+    return cells, jobs, {chosen: run for chosen, (run, _) in command.compose(jobs).items()}
 
 
 def test_every_run_of_every_table_can_be_composed(planned):

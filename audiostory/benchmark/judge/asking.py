@@ -13,13 +13,13 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any, Protocol
 
-from audiostory.benchmark.judge.backend import Backend, BusyError, RefusedError, UnusableError
+from audiostory.benchmark.judge.backend import Backend, BusyError, RefusedError, UnsendableError, UnusableError
 from audiostory.benchmark.judge.calls import Call
 from audiostory.benchmark.judge.journal import Journal
 from audiostory.benchmark.judge.prompts import ASK_AGAIN
 from audiostory.model_answers import AnswerError
 
-FAILURES_IN_A_ROW = 10  # then something is wrong with all of them, such as a quota that is used up
+FAILURES_IN_A_ROW = 10  # then something is wrong with all questions, such as a quota that is used up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Failure:
 
 
 class StoppedError(Exception):
-    """The run ends; the question was given up."""
+    """The run ends; the question was given up. The message says why."""
 
 
 class FailedError(Exception):
@@ -67,7 +67,8 @@ class FailedError(Exception):
 
 class Sender:
     """Sends requests for several threads, and counts them in `tally`: requests, tries again, forms asked again.
-    After FAILURES_IN_A_ROW it sets `stop`, and sends no more.
+    After FAILURES_IN_A_ROW it sets `stop`, and sends no more. All that is refused or misread of one recording counts
+    once, and a recording that cannot be sent not at all: they say nothing of the others.
 
     `sleep` and `clock` (seconds) are there for tests; by default waits end at once when `stop` is set.
     """
@@ -84,22 +85,30 @@ class Sender:
         self.backend, self.patience, self.stop, self.tally = backend, patience, Event(), Counter[str]()
         self._clock, self._sleep, self._random = clock, sleep or self.stop.wait, random.Random(seed)
         self._lock, self._next_turn, self._held_until = Lock(), clock(), clock()
-        self._failed_in_a_row = 0
+        self._failed_in_a_row: set[object] = set()
+        self._last_failure = ""
 
     def answer(self, call: Question) -> dict[str, Any]:
         """The journal's row. FailedError says why there is none."""
         if self.stop.is_set():
-            raise StoppedError
+            raise self._stopped()
         try:
             row = self._in_form(call)
-        except FailedError:
+        except FailedError as error:
             with self._lock:
-                self._failed_in_a_row += 1
-                if self._failed_in_a_row == FAILURES_IN_A_ROW:
+                self._failed_in_a_row |= _blamed(call, error)
+                if len(self._failed_in_a_row) >= FAILURES_IN_A_ROW:
+                    self._last_failure = self._last_failure or str(error)
                     self.stop.set()
             raise
-        self._failed_in_a_row = 0
+        with self._lock:
+            self._failed_in_a_row.clear()
         return row
+
+    def _stopped(self) -> StoppedError:
+        if not self._last_failure:
+            return StoppedError("the run was stopped")
+        return StoppedError(f"not asked, after {FAILURES_IN_A_ROW} failures in a row, the last: {self._last_failure}")
 
     def _in_form(self, call: Question) -> dict[str, Any]:
         """The answer, asked for once more when its form is wrong."""
@@ -158,11 +167,20 @@ class Sender:
         if seconds > 0:
             self._sleep(seconds)
         if self.stop.is_set():
-            raise StoppedError
+            raise self._stopped()
 
     def _count(self, what: str) -> None:
         with self._lock:
             self.tally[what] += 1
+
+
+def _blamed(call: Question, error: FailedError) -> set[object]:
+    """Who has failed: the recording, if it is what was refused, else the question; nobody if nothing was sent."""
+    if isinstance(error.__cause__, UnsendableError):
+        return set()
+    if isinstance(error.__cause__, BusyError):
+        return {object()}  # each costs minutes of trying again, whatever it is about
+    return {call.audio or call.prompt}
 
 
 def ask_all(calls: Sequence[Call], sender: Sender, journal: Journal, progress: str | None = None) -> list[Failure]:
@@ -180,8 +198,7 @@ def ask_all(calls: Sequence[Call], sender: Sender, journal: Journal, progress: s
                 try:
                     future.result()
                 except (FailedError, StoppedError) as error:
-                    reason = str(error) or f"not asked, after {FAILURES_IN_A_ROW} failures in a row"
-                    failures.append(Failure(story=call.story, axis=call.axis, number=call.number, reason=reason))
+                    failures.append(Failure(story=call.story, axis=call.axis, number=call.number, reason=str(error)))
         except BaseException:  # UnusableError, or Ctrl-C: what is on its way is still waited for and kept
             sender.stop.set()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -37,6 +37,10 @@ class RefusedError(Exception):
     """This request will not work, others may."""
 
 
+class UnsendableError(RefusedError):
+    """The recording cannot be put to this model, so that nothing was asked of it."""
+
+
 class UnusableError(Exception):
     """No request will work: a wrong key, a model that does not exist."""
 

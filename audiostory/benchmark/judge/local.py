@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from audiostory.benchmark.judge.backend import RefusedError
+from audiostory.benchmark.judge.backend import RefusedError, UnsendableError
 from audiostory.benchmark.judge.recording import heard_at
 
 MAX_NEW_TOKENS = 512
@@ -61,7 +61,7 @@ class Local:
         torch.manual_seed(seed)
 
     def ask(self, prompt: str, audio: Path | None) -> str:
-        """RefusedError for a recording longer than the model hears, which it would cut off without a word."""
+        """UnsendableError for a recording longer than the model hears, which it would cut off without a word."""
         import torch
 
         content: list[dict[str, str]] = [{"type": "text", "text": prompt}]
@@ -72,7 +72,9 @@ class Local:
             longest = getattr(extractor, "n_samples", None)
             if longest is not None and len(samples) > longest:
                 seconds, limit = len(samples) / extractor.sampling_rate, longest / extractor.sampling_rate
-                raise RefusedError(f"{audio} lasts {seconds:.1f} s and this model hears the first {limit:.0f} s alone")
+                raise UnsendableError(
+                    f"{audio} lasts {seconds:.1f} s and this model hears the first {limit:.0f} s alone"
+                )
             content.insert(0, {"type": "audio", "audio": str(audio)})
             recording = {"audio": [samples], "sampling_rate": extractor.sampling_rate}
         text = self._processor.apply_chat_template(

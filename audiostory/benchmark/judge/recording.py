@@ -11,24 +11,24 @@ from pathlib import Path
 import numpy as np
 
 from audiostory import sound
-from audiostory.benchmark.judge.backend import RefusedError
+from audiostory.benchmark.judge.backend import UnsendableError
 
 SAMPLE_RATE = 24_000
 LARGEST_MB = 14.0  # in base64 a third more: Gemini takes 20 MB in one request
 
 
 def as_sent(path: Path) -> bytes:
-    """A WAV file. RefusedError when it cannot be read, or is too long for one request (more than 290 s)."""
+    """A WAV file. UnsendableError when it cannot be read, or is too long for one request (more than 290 s)."""
     status = path.stat()
     return _as_sent(path, status.st_mtime_ns, status.st_size)
 
 
 def heard_at(path: Path, sample_rate: int) -> np.ndarray:
-    """[samples] mono float32, for a model in this process. RefusedError when it cannot be read."""
+    """[samples] mono float32, for a model in this process. UnsendableError when it cannot be read."""
     try:
         waveform = sound.read(path)
     except (ValueError, OSError) as error:
-        raise RefusedError(str(error)) from error
+        raise UnsendableError(str(error)) from error
     mono = sound.Waveform(samples=waveform.samples.mean(0, keepdims=True), sample_rate=waveform.sample_rate)
     return sound.resample(mono, sample_rate).samples[0]
 
@@ -50,7 +50,9 @@ def _as_sent(path: Path, changed: int, size: int) -> bytes:
 
     samples = heard_at(path, SAMPLE_RATE)
     if (megabytes := 2 * len(samples) / 1e6) > LARGEST_MB:
-        raise RefusedError(f"{path} is too long to be sent in one request ({megabytes:.1f} MB, {LARGEST_MB} at most)")
+        raise UnsendableError(
+            f"{path} is too long to be sent in one request ({megabytes:.1f} MB, {LARGEST_MB} at most)"
+        )
     buffer = io.BytesIO()
     # Clipped as a loudspeaker would, not turned down: the level belongs to what is judged.
     soundfile.write(buffer, np.clip(samples, -1, 1), SAMPLE_RATE, "PCM_16", format="WAV")

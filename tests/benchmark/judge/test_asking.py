@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiostory.benchmark.judge.asking import FAILURES_IN_A_ROW, FailedError, Patience, Sender, ask_all
-from audiostory.benchmark.judge.backend import BusyError, RefusedError, UnusableError
+from audiostory.benchmark.judge.backend import BusyError, RefusedError, UnsendableError, UnusableError
 from audiostory.benchmark.judge.calls import DRAWN, Call
 from audiostory.benchmark.judge.journal import Journal
 
@@ -52,8 +52,9 @@ class Script:
         return act
 
 
-def call(name: str = "a") -> Call:
-    return Call(key=name, story=name, axis=DRAWN, number=0, prompt=f"ask {name}", audio=None, seconds=0.0)
+def call(name: str = "a", audio: str | None = None) -> Call:
+    heard = Path(audio) if audio else None
+    return Call(key=name, story=name, axis=DRAWN, number=0, prompt=f"ask {name}", audio=heard, seconds=0.0)
 
 
 def sender(backend: Script, clock: Clock, **patience) -> Sender:
@@ -173,7 +174,40 @@ def test_after_many_failures_in_a_row_the_rest_is_not_asked(tmp_path):
     assert len(failures) == 40
     assert len(backend.asked) == FAILURES_IN_A_ROW
     assert failures[0].reason == "quota"
-    assert failures[-1].reason == "not asked, after 10 failures in a row"
+    assert failures[-1].reason == "not asked, after 10 failures in a row, the last: quota"
+
+
+@pytest.mark.parametrize("refusal", [RefusedError("413: too long"), UnsendableError("too long to be sent")])
+def test_a_recording_that_is_refused_however_often_stops_no_other(tmp_path, refusal):
+    calls = [call(f"long {n}", "long.wav") for n in range(3 * FAILURES_IN_A_ROW)] + [call("short", "short.wav")]
+    backend = Script(lambda prompt: refusal if "long" in prompt else GOOD)
+    journal = Journal(tmp_path / "j.jsonl")
+    failures = ask_all(calls, sender(backend, Clock(), in_flight=1), journal)
+    assert {failure.reason for failure in failures} == {str(refusal)}
+    assert journal.rows.keys() == {"short"}
+
+
+def test_recordings_that_cannot_be_sent_say_nothing_of_the_server(tmp_path):
+    calls = [call(f"long {n}", f"{n}.wav") for n in range(3 * FAILURES_IN_A_ROW)] + [call("short", "short.wav")]
+    backend = Script(lambda prompt: UnsendableError("too long") if "long" in prompt else GOOD)
+    journal = Journal(tmp_path / "j.jsonl")
+    assert len(ask_all(calls, sender(backend, Clock(), in_flight=1), journal)) == 3 * FAILURES_IN_A_ROW
+    assert journal.rows.keys() == {"short"}
+
+
+def test_a_server_that_refuses_every_recording_is_left_alone(tmp_path):
+    calls = [call(f"{story:02d} {n}", f"{story}.wav") for story in range(40) for n in range(5)]
+    backend = Script(lambda prompt: RefusedError("400: no sound is taken here"))
+    failures = ask_all(calls, sender(backend, Clock(), in_flight=1), Journal(tmp_path / "j.jsonl"))
+    assert len(failures) == len(calls)
+    assert len(backend.asked) == 5 * (FAILURES_IN_A_ROW - 1) + 1
+
+
+def test_a_server_that_stays_busy_is_left_alone_though_all_questions_are_about_one_recording(tmp_path):
+    backend = Script(lambda prompt: BusyError("503"))
+    one = sender(backend, Clock(), in_flight=1, tries=1)
+    ask_all([call(str(n), "one.wav") for n in range(40)], one, Journal(tmp_path / "j.jsonl"))
+    assert len(backend.asked) == FAILURES_IN_A_ROW
 
 
 def test_an_interruption_lets_what_is_on_its_way_arrive_and_wakes_who_waits(tmp_path, monkeypatch):

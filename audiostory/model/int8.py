@@ -32,18 +32,19 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        weight = linear.weight.detach()
-        largest = weight.float().abs().amax(dim=1)  # [O]
-        scale = (largest / LEVELS).clamp_min(torch.finfo(weight.dtype).tiny).to(weight.dtype)
-        # By the scale as it is kept, in float32: half precision would round a second time.
-        levels = (weight.float() / scale.float()[:, None]).round().clamp(-128, 127)
+        weight = linear.weight.detach().float()
+        # In float32 whatever the weight is in: float16 has too few numbers as small as this.
+        scale = (weight.abs().amax(dim=1) / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
+        levels = (weight / scale[:, None]).round().clamp(-128, 127)
         self.register_buffer("weight", levels.to(torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, inputs: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
-        outputs = F.linear(inputs, self.weight.to(inputs.dtype)) * self.scale
-        return outputs if self.bias is None else outputs + self.bias
+        # The weight itself again, in one kernel: sums of whole levels would be too large for float16.
+        weight = torch.empty_like(self.weight, dtype=inputs.dtype)
+        torch.mul(self.weight, self.scale[:, None], out=weight)
+        return F.linear(inputs, weight, self.bias)
 
 
 def weights_to_int8(planner: Planner, dit: VelocityDiT) -> None:

@@ -23,7 +23,7 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_is_computed_changes_by_little(dtype: torch.dtype):
     (planner, dit), (small_planner, small_dit) = ((one.to(dtype), two.to(dtype)) for one, two in (parts(), parts()))
     weights_to_int8(small_planner, small_dit)
@@ -50,6 +50,16 @@ def test_layers_shrink_to_a_quarter_and_the_rest_stays():
     assert num_bytes(planner.qwen.model.layers) < 0.29 * before
     assert num_bytes(dit.duration_embedder) == around
     assert planner.qwen.lm_head.weight is planner.qwen.model.embed_tokens.weight
+
+
+def test_sums_that_float16_holds_stay_finite_in_it():
+    linear = torch.nn.Linear(2048, 4)
+    torch.nn.init.constant_(linear.weight, 0.005)  # levels of 127: their sums would be 127 * 2048 * 3 = 780,288
+    linear = linear.to(torch.float16)
+    inputs = torch.full((1, 2048), 3.0, dtype=torch.float16)
+    outputs = Int8Linear(linear)(inputs)
+    assert outputs.dtype == torch.float16
+    torch.testing.assert_close(outputs, linear(inputs), rtol=2e-3, atol=0)
 
 
 def test_a_script_is_written_with_them():

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from audiostory.benchmark.audio_files import ENDINGS, checked, inside
 from audiostory.soundworld.phrases import canonical_caption
 from audiostory.soundworld.sounds import Sound
 from audiostory.story.types import Event, Instruction, Storyline
@@ -98,22 +99,29 @@ def read_truth(manifest: Path) -> list[TrueStory]:
 
 
 def read_told(folder: Path) -> ToldStory:
-    """One told story. ValueError names what is missing, so that an interrupted run is not scored as a bad one."""
-    import soundfile
-
+    """One told story, its files read once. ValueError names what is missing or damaged, so that an interrupted run is
+    not scored as a bad one."""
     if (folder / FAILURE).is_file():
         return ToldStory(id=folder.name)
+    flat = [file for ending in ENDINGS if (file := folder.parent / f"{folder.name}{ending}").is_file()]
+    if flat and not folder.exists():
+        raise ValueError(
+            f"{flat[0]} comes without a plan, which is scored here too; expected a folder {folder} with {RECORD}, "
+            "story.wav and a clip of each event, as evaluate/inference.py writes it"
+        )
     for name in (RECORD, "story.wav"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no {name}: the story was not finished; run the same command again")
     try:
         events = json.loads((folder / RECORD).read_text(encoding="utf-8"))["events"]
-        captions, clips = zip(*((str(event["caption"]), folder / event["audio"]) for event in events), strict=True)
-        seconds = soundfile.info(folder / "story.wav").duration
-    except (KeyError, TypeError, ValueError, soundfile.SoundFileError) as error:
+        captions, clips = zip(
+            *((str(event["caption"]), inside(folder, event["audio"])) for event in events), strict=True
+        )
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder} holds no told story ({error!r}); delete it and run the same command") from error
-    if missing := [clip for clip in clips if not clip.is_file()]:
-        raise ValueError(f"{missing[0]} is missing; delete {folder} and run the same command again")
+    _, seconds = checked(folder / "story.wav")
+    for clip in clips:
+        checked(clip)
     return ToldStory(id=folder.name, captions=captions, clips=clips, seconds=seconds)
 
 

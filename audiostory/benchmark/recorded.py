@@ -31,14 +31,13 @@ from typing import Any, Literal
 from tqdm.auto import tqdm
 
 from audiostory import sound
+from audiostory.benchmark.audio_files import ENDINGS, checked, inside
 from audiostory.benchmark.items import FAILURE, RECORD
 from audiostory.lines import read_lines
 from audiostory.sound import Waveform
 from audiostory.story.types import Event, Instruction
 
-ENDINGS = (".wav", ".flac")
 SHORTEST = 0.1  # seconds; of an event with less sound than this nothing can be said
-MOST_SAMPLES = 1 << 27  # of all channels of one file: 512 MB of memory, 23 minutes of stereo at 48 kHz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,8 +222,8 @@ def _from_record(folder: Path, item: Item) -> RecordedStory:
         record = json.loads(file.read_text(encoding="utf-8"))
         names = [event.get("audio") for event in record["events"]]
         events = _events(record["events"])
-        audio = _inside(folder, record.get("audio") or "story.wav")
-        clips = tuple(_inside(folder, name) for name in names if name is not None)
+        audio = inside(folder, record.get("audio") or "story.wav")
+        clips = tuple(inside(folder, name) for name in names if name is not None)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} holds no plan ({error!r}); write it again") from error
     if len(clips) not in (0, len(events)):
@@ -248,7 +247,7 @@ def _clips(folder: Path, item: Item) -> tuple[Path, ...]:
 def _story(
     id: str, audio: Path, events: tuple[Event, ...], clips: tuple[Path, ...], *, own_plan: bool
 ) -> RecordedStory:
-    rate, seconds = _checked(audio)
+    rate, seconds = checked(audio)
     return RecordedStory(
         id=id,
         audio=audio,
@@ -257,25 +256,8 @@ def _story(
         events=events,
         own_plan=own_plan,
         clips=clips,
-        clip_seconds=tuple(_checked(clip)[1] for clip in clips),
+        clip_seconds=tuple(checked(clip)[1] for clip in clips),
     )
-
-
-def _checked(file: Path) -> tuple[int, float]:
-    """Rate and length of a file that can be read to its end. A header may announce anything, hence the bound."""
-    import soundfile
-
-    if not file.is_file():
-        raise ValueError(f"{file} is missing: the story was not finished; let the system tell it again")
-    try:
-        announced = soundfile.info(file)
-    except (soundfile.SoundFileError, TypeError) as error:
-        raise ValueError(f"{file} cannot be read as audio ({error}); replace the file") from error
-    if announced.frames * announced.channels > MOST_SAMPLES:
-        size = f"{announced.duration:.0f} s of {announced.channels} channels at {announced.samplerate} Hz"
-        raise ValueError(f"{file} is too long, {size}; at most {MOST_SAMPLES} samples in all can be scored")
-    waveform = sound.read(file)
-    return waveform.sample_rate, waveform.seconds
 
 
 def _failure(file: Path) -> str:
@@ -283,13 +265,6 @@ def _failure(file: Path) -> str:
         return str(json.loads(file.read_text(encoding="utf-8"))["reason"])
     except (OSError, ValueError, KeyError, TypeError):
         return f"{file} gives no reason"
-
-
-def _inside(folder: Path, name: Any) -> Path:
-    """A file that a system names in its record, which may be anywhere in the story's folder and nowhere else."""
-    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{name!r} is no name of a file in {folder}")
-    return folder / name
 
 
 def _item(row: Mapping[str, Any], folder: Path) -> Item:

@@ -6,6 +6,7 @@ import pytest
 from benchmark.cases import beep, write_manifest
 
 from audiostory import sound
+from audiostory.benchmark import audio_files
 from audiostory.benchmark.items import PITCHLESS, as_told, read_told, read_truth
 from audiostory.soundworld.continuations import make_continuation
 from audiostory.soundworld.corpus import write_corpus
@@ -121,6 +122,34 @@ def test_a_record_that_is_none_is_named(tmp_path, content):
     tell(tmp_path / "s")
     (tmp_path / "s" / "storyline.json").write_text(content)
     with pytest.raises(ValueError, match="holds no told story"):
+        read_told(tmp_path / "s")
+
+
+@pytest.mark.parametrize("name", ["../0.wav", "/etc/0.wav", "", None, 7])
+def test_a_clip_outside_the_storys_folder_is_not_read(tmp_path, name):
+    tell(tmp_path / "s")
+    sound.write(tmp_path / "0.wav", sound.read(tmp_path / "s" / "0.wav"))
+    (tmp_path / "s" / "storyline.json").write_text(json.dumps({"events": [{"caption": "x", "audio": name}]}))
+    with pytest.raises(ValueError, match="is no name of a file in"):
+        read_told(tmp_path / "s")
+
+
+@pytest.mark.parametrize("name", ["story.wav", "0.wav"])
+def test_a_file_that_is_damaged_or_too_long_is_named(tmp_path, monkeypatch, name):
+    tell(tmp_path / "s")
+    whole = (tmp_path / "s" / name).read_bytes()
+    (tmp_path / "s" / name).write_bytes(b"no sound")
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as audio"):
+        read_told(tmp_path / "s")
+    (tmp_path / "s" / name).write_bytes(whole)
+    monkeypatch.setattr(audio_files, "MOST_SAMPLES", 1000)
+    with pytest.raises(ValueError, match=r"wav is too long, 2 s of 1 channels"):
+        read_told(tmp_path / "s")
+
+
+def test_a_recording_without_a_plan_is_told_what_is_expected(tmp_path):
+    sound.write(tmp_path / "s.wav", sound.Waveform(samples=beep(500, 1.5, False, 1), sample_rate=16_000))
+    with pytest.raises(ValueError, match=r"s\.wav comes without a plan, .* expected a folder .*storyline\.json"):
         read_told(tmp_path / "s")
 
 

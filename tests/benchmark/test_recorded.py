@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audiostory import sound, timeline
-from audiostory.benchmark import recorded
+from audiostory.benchmark import audio_files
 from audiostory.benchmark.metrics.duration import Lengths, rendered
 from audiostory.benchmark.metrics.retrieval import EmbeddedStory, score_order
 from audiostory.benchmark.recorded import (
@@ -179,7 +179,7 @@ def test_samples_that_are_no_numbers_are_damage(items, folder):
 def test_an_endless_file_is_not_read_into_memory(items, folder, monkeypatch):
     sound.write(folder / "a.wav", tone())
     sound.write(folder / "b.wav", tone(0.5))
-    monkeypatch.setattr(recorded, "MOST_SAMPLES", RATE)
+    monkeypatch.setattr(audio_files, "MOST_SAMPLES", RATE)
     found = read_recorded(folder, items)
     assert list(found.stories) == ["b"]
     assert "too long, 3 s" in found.faults[0].reason

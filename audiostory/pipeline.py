@@ -340,11 +340,14 @@ class AudioStoryPipeline(DiffusionPipeline):
             repetition_penalty=self.settings.repetition_penalty,
         ):
             answer.add(piece)
-            if planned is None and piece.ids == (self.vocabulary.end_think,) and not wait_for_plan:
+            is_marker = not self.vocabulary.is_text(piece.ids[0])  # nothing else ends a reasoning or an event
+            if planned is None and is_marker and not wait_for_plan:
+                if not script.reasoning_has_ended(answer.ids, self.vocabulary):
+                    continue
                 planned = self._planned(answer.ids)
                 storyline, problems = self._reconciled(planned, total)
-            if planned is None or piece.states is None or num_told == len(planned.events):
-                continue  # only a block completes an event
+            if planned is None or not is_marker or num_told == len(planned.events):
+                continue
             read = script.read(answer.ids, self.vocabulary, total_seconds=total, layout=layout).storyline.events
             while num_told < min(len(read), len(planned.events)):
                 wanted, event = planned.events[num_told], read[num_told]

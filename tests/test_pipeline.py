@@ -692,6 +692,37 @@ def test_a_part_is_heard_as_soon_as_its_tokens_are_written(pipeline, monkeypatch
     assert pieces[-1].ids == (tiny.vocabulary().im_end,)
 
 
+@pytest.mark.parametrize("closed_after", ["</t5>", "</aud>", "<|/gen|>", None])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_stream_of_a_reasoning_that_ends_late_or_never_is_the_story_told_at_once(
+    pipeline, monkeypatch, closed_after, number
+):
+    vocabulary, answer = tiny.vocabulary(), answer_of(storyline(1.5, 1.0))
+    answer.remove(vocabulary.end_think)
+    if closed_after is not None:
+        places = [i for i, token in enumerate(answer) if vocabulary.name(token) == closed_after]
+        answer.insert(places[number] + 1, vocabulary.end_think)
+    _streamed_is_told(pipeline, monkeypatch, answer)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_stream_of_an_event_that_is_closed_twice_is_the_story_told_at_once(pipeline, monkeypatch, number):
+    vocabulary, answer = tiny.vocabulary(), answer_of(storyline(1.5, 1.0))
+    places = [i for i, token in enumerate(answer) if token == vocabulary.gen]
+    answer.insert(places[number] + 1, vocabulary.end_gen)
+    _streamed_is_told(pipeline, monkeypatch, answer)
+
+
+def _streamed_is_told(pipeline, monkeypatch, answer: list[int]) -> None:
+    recites(monkeypatch, answer)
+    parts = streamed(pipeline)
+    recites(monkeypatch, answer)
+    told = pipeline("sounds", progress=False)
+    assert [part.event for part in parts] == list(told.storyline.events)
+    heard = np.concatenate([part.sound.samples for part in parts], axis=1)
+    np.testing.assert_allclose(heard, samples(told), rtol=0, atol=1e-5)
+
+
 def planned_otherwise(reasoned: Storyline | str, written: Storyline) -> list[int]:
     reasoning = reasoned if isinstance(reasoned, str) else reasoning_text(reasoned)
     return answer_of(replace(written, reasoning=reasoning))

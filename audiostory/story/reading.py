@@ -57,6 +57,16 @@ def read(
     )
 
 
+def reasoning_has_ended(ids: Sequence[int], vocabulary: Vocabulary) -> bool:
+    """Whether the reasoning that `read` finds stays as it is, whatever is written after these ids."""
+    tokens = tuple(int(token) for token in ids)
+    start, stop = _answer(tokens, vocabulary)
+    _, _, problems = _reasoning_bounds(tokens, start, stop, vocabulary)
+    bridge = (vocabulary.semantic_open, vocabulary.residual_open)
+    # Unclosed, it ends at the first <|gen|> if bridge tokens show that an event has really begun.
+    return not problems or max(_first(tokens, start, stop, *any_of) for any_of in (bridge, (vocabulary.gen,))) < stop
+
+
 def read_answer(ids: Sequence[int], vocabulary: Vocabulary) -> str:
     """The text of an answer in words, or of a whole script with one, whose prompt is skipped. Markers are left out."""
     tokens = tuple(int(token) for token in ids)

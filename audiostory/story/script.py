@@ -10,8 +10,8 @@ An answer to a question about a recording is a script too, without reasoning and
 
     CHAT FRAME, RECORDING AND QUESTION, then ANSWER<|im_end|>
 
-The role of a token is decided in the same pass that writes it. `read` and `read_answer` (in reading.py) and `reconcile`
-(in timing.py) are used under this module's name: `script.write`, `script.read`, `script.reconcile`.
+The role of a token is decided in the same pass that writes it. `read`, `read_answer` and `reasoning_has_ended`
+(in reading.py) and `reconcile` (in timing.py) are used under this module's name: `script.write`, `script.read`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import unicodedata
 from collections.abc import Sequence
 
 from audiostory.story.prompts import check, count_span, prompt_text, question_text, reasoning_text
-from audiostory.story.reading import read, read_answer
+from audiostory.story.reading import read, read_answer, reasoning_has_ended
 from audiostory.story.timing import reconcile, timeline
 from audiostory.story.types import BridgeSlot, Instruction, Layout, Role, Script, Storyline
 from audiostory.story.vocabulary import Vocabulary
 
-__all__ = ["prompt", "question", "read", "read_answer", "reconcile", "write", "write_answer"]
+__all__ = ["prompt", "question", "read", "read_answer", "reasoning_has_ended", "reconcile", "write", "write_answer"]
 
 
 def prompt(instruction: Instruction, vocabulary: Vocabulary, lead: str = "", num_listening: int = 0) -> list[int]:

@@ -14,13 +14,15 @@ The same command goes on where it was stopped, and does anew what changed: a vid
 gemini:NAME, openai:NAME (any server that speaks its chat completions: --base_url) and local:FOLDER; keys come from the
 environment alone. Gemini and a server are given a picture of each second and the sound, a local model the sound.
 
-With --ray, the workers of a cluster do the same; videos and output must lie under the same paths on all machines.
+With --ray, the workers of a cluster do the same; videos and output must lie under the same paths on all machines. A
+server is asked by this command alone, --workers questions at a time, so that one pace holds for all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import pickle
 import sys
 from base64 import b64encode
@@ -70,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     add("--annotator", metavar="KIND:NAME", help="the model that says what is heard in a clip, and when")
     add("--writer", metavar="KIND:NAME", help="the model that writes captions and reasoning (the annotator)")
     add("--base_url", metavar="URL", help="of the server for openai:NAME (OpenAI's)")
-    add("--requests_per_minute", type=float, metavar="N", help="to each model, at most")
+    add("--requests_per_minute", type=float, metavar="N", help="to each server, at most")
     add("--hear_only", action="store_true", help="give the annotator the sound alone")
     add("--dinov2", type=Path, metavar="DIR", help="weights to compare frames with (without: colours)")
     add("--until", choices=STEPS, default="rows", help="the last step to do (rows)")
@@ -92,6 +94,9 @@ def run(options: argparse.Namespace) -> Built:
 
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1; got {options.workers}")
+    pace = options.requests_per_minute
+    if pace is not None and not 0 < pace < math.inf:
+        raise ValueError(f"--requests_per_minute must be more than 0; got {pace}")
     folders = {"natural": options.natural, "cartoon": options.cartoon}
     if pairs := [pair for pair in options.set if "=" not in pair]:
         raise ValueError(f"--set takes GROUP.NAME=VALUE; got {pairs[0]!r}")
@@ -173,6 +178,7 @@ def _summary(plan: Plan, built: Built) -> Path:
 def _models(options: argparse.Namespace) -> tuple[Model | None, Model | None]:
     """Those that are asked before --until ends. ValueError for names and keys that no question can be asked with."""
     from audiostory.as10k.build import Model
+    from audiostory.as10k.work import here
 
     last = STEPS.index(options.until)
     if last < STEPS.index("events") or options.annotator is None:
@@ -191,7 +197,9 @@ def _models(options: argparse.Namespace) -> tuple[Model | None, Model | None]:
             sees=sees and kind != "local",
         )
         asked.open()
-        models.append(Model(name=name, ask=asked, sees=asked.sees))
+        # A local model is work for a cluster; a server has one limit, which only one process can keep for all.
+        asking = None if kind == "local" else here(options.workers)
+        models.append(Model(name=name, ask=asked, sees=asked.sees, workers=asking))
     return models[0], models[1] if len(models) > 1 else None
 
 
@@ -207,17 +215,21 @@ class Asked:
         return {**vars(self), "_sender": None}  # it holds connections and a key
 
     def __call__(self, prompt: str, media: Path | None) -> str:
-        from audiostory.as10k.ledger import Dropped
-        from audiostory.benchmark.judge.asking import FailedError
-        from audiostory.benchmark.judge.backend import RefusedError, UnusableError
+        from audiostory.as10k.ledger import Dropped, Refused
+        from audiostory.benchmark.judge.asking import FailedError, StoppedError
+        from audiostory.benchmark.judge.backend import RefusedError, UnsendableError, UnusableError
 
         try:
             return self.open().answer(Question(prompt=prompt, audio=media))["text"]
         except UnusableError as error:
             raise ValueError(f"{self.kind}:{self.model} cannot be asked: {error}") from error
         except FailedError as error:
+            if isinstance(error.__cause__, UnsendableError):
+                raise Dropped("the model cannot hear it", str(error)) from error
             if isinstance(error.__cause__, RefusedError):
-                raise Dropped("the model refused to answer", str(error)) from error
+                raise Refused("the model refused to answer", str(error)) from error
+            raise ConnectionError(str(error)) from error
+        except StoppedError as error:
             raise ConnectionError(str(error)) from error
 
     def open(self) -> Sender:

@@ -18,7 +18,7 @@ Ask = Callable[[str, Path | None], str]
 """Asks a model, with a video or a recording or with nothing but the prompt.
 
 ConnectionError (TimeoutError too) when no answer came although another try may bring one: the clip is then left for the
-next run. Any other OSError or ValueError ends the run.
+next run. Refused when this one is not answered about. Any other OSError or ValueError ends the run.
 """
 
 T = TypeVar("T")

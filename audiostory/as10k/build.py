@@ -40,11 +40,13 @@ VERSION = 1  # raised when a step makes something else of the same things
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Who is asked. `name` tells one model from another in the ledgers; `sees` is whether it is given the picture."""
+    """Who is asked. `name` tells one model from another in the ledgers; `sees` is whether it is given the picture.
+    `workers` are those who ask it, if not the plan's."""
 
     name: str
     ask: Ask
     sees: bool = False
+    workers: Workers | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +143,11 @@ def _check(plan: Plan) -> None:
             raise ValueError(f"the step {step!r} asks a model, and there is no {name}; give one, or stop before it")
 
 
-def _do(plan: Plan, count: Count, jobs: list[Job], make: Make, again: bool = False) -> dict[str, Entry]:
+def _do(plan: Plan, count: Count, jobs: list[Job], make: Make, model: Model | None = None) -> dict[str, Entry]:
+    """`model` is who is asked, if the step asks one."""
     ledger = Ledger(plan.output / "work" / f"{count.step}.jsonl", plan.output)
-    return do(count, jobs, make, ledger, plan.workers, plan.watch, again=again)
+    workers = (model.workers if model else None) or plan.workers
+    return do(count, jobs, make, ledger, workers, plan.watch, again=plan.again and model is not None)
 
 
 def _path(plan: Plan, source: Source) -> str:
@@ -291,7 +295,7 @@ def _events(plan: Plan, cut: list[Clip], count: Count) -> list[Clip]:
         Job(key=clip.id, made_of=digest(VERSION, clip.entry.digest, asked), given=clip.entry.result) for clip in cut
     ]
     make = Annotate(output=plan.output, model=model, settings=plan.settings.event)
-    entries = _do(plan, count, jobs, make, plan.again)
+    entries = _do(plan, count, jobs, make, model)
     return [replace(clip, annotation=events.from_json(entries[clip.id].result)) for clip in cut if clip.id in entries]
 
 
@@ -341,7 +345,7 @@ def _stories(plan: Plan, told: list[Clip], count: Count) -> list[Clip]:
         assert clip.annotation is not None
         given = {"annotation": events.to_json(clip.annotation), "tiles": [asdict(tile) for tile in clip.tiles]}
         jobs.append(Job(key=clip.id, made_of=digest(VERSION, given, asked), given=given))
-    entries = _do(plan, count, jobs, Tell(model=model, settings=plan.settings.story), plan.again)
+    entries = _do(plan, count, jobs, Tell(model=model, settings=plan.settings.story), model)
     return [replace(clip, story=entries[clip.id]) for clip in told if clip.id in entries]
 
 

@@ -24,6 +24,11 @@ class Dropped(ValueError):  # noqa: N818 - not an error, a finding
         self.reason, self.detail = reason, detail
 
 
+class Refused(Dropped):
+    """A thing that a model will not answer about. It is believed once the model has answered about another one: a
+    server that is set up wrongly refuses everything."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line. `dropped` is "" for what was kept; `files` are sizes in bytes by path, relative to the work folder."""

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from audiostory.as10k.ledger import Dropped, Entry, Ledger
+from audiostory.as10k.ledger import Dropped, Entry, Ledger, Refused
 
 GIVE_UP = 10  # things in a row without an answer: then the model is not there, and asking on costs hours
 
@@ -24,7 +24,8 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a job: an entry, or, for a model that did not answer, why there is none."""
+    """What came of a job: an entry, or, for a model that did not answer, why there is none. A refusal is both: its
+    entry counts if the model turns out to answer at all."""
 
     entry: Entry | None = None
     unanswered: str = ""
@@ -60,7 +61,8 @@ def attempt(make: Make, job: Job) -> Outcome:
     try:
         result, files = make(job)
     except Dropped as why:
-        return Outcome(entry=Entry(key=job.key, made_of=job.made_of, dropped=why.reason, detail=why.detail))
+        entry = Entry(key=job.key, made_of=job.made_of, dropped=why.reason, detail=why.detail)
+        return Outcome(entry=entry, unanswered=f"{job.key}: {why}" if isinstance(why, Refused) else "")
     except ConnectionError as error:
         return Outcome(unanswered=f"{job.key}: {error}")
     except TimeoutError as error:
@@ -104,26 +106,39 @@ def do(
     """The entries of the jobs that were kept, by key in the order of the jobs; `count` is filled in.
 
     What the ledger holds is not made anew, but for what was dropped if `again`. `watch` wraps the outcomes of so many
-    jobs of a step with that name. ValueError when a model does not answer GIVE_UP times in a row.
+    jobs of a step with that name. ValueError when a model does not answer, or refuses, GIVE_UP times in a row; what it
+    refused before it has answered once is not noted, and asked again by the next run.
     """
     count.found += len(jobs)
     todo = [
         job for job in jobs if not ledger.holds(job.key, job.made_of) or (again and ledger.entries[job.key].dropped)
     ]
-    silence = 0
+    silence, answered, refused = 0, False, list[Entry]()
+
+    def note(*entries: Entry) -> None:
+        for entry in entries:
+            ledger.add(entry)
+        count.new += len(entries)
+
     for outcome in watch(workers(make, todo), len(todo), count.step) if todo else ():
-        if outcome.entry is None:
-            count.unanswered, silence = count.unanswered + 1, silence + 1
+        if outcome.unanswered:
+            silence += 1
             if silence == GIVE_UP:
                 raise ValueError(
                     f"no answer for {GIVE_UP} in a row, the last one: {outcome.unanswered}; run it again, it goes on"
                 )
+            refused += [outcome.entry] if outcome.entry else []
             continue
-        silence, count.new = 0, count.new + 1
-        ledger.add(outcome.entry)
+        assert outcome.entry is not None
+        note(*refused, outcome.entry)  # whoever answers this one meant what was refused before
+        silence, answered = 0, True
+        refused.clear()
+    if answered:
+        note(*refused)
     kept = {}
     for job in jobs:
         if not ledger.holds(job.key, job.made_of):
+            count.unanswered += 1
             continue
         entry = ledger.entries[job.key]
         if entry.dropped:

@@ -12,6 +12,7 @@ from as10k.small_videos import BLUE, GREEN, RED, Describer, entry
 from audiostory import sound
 from audiostory.as10k import rows
 from audiostory.as10k.build import Built, Model, Plan, build, write_manifests
+from audiostory.as10k.ledger import Refused
 from audiostory.as10k.settings import ClipSettings, EventSettings, RowSettings, Settings, ShotSettings
 from audiostory.as10k.similarity import ColourLikeness
 from audiostory.as10k.work import here
@@ -220,6 +221,27 @@ def test_a_model_that_is_not_there_ends_the_run(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("audiostory.as10k.work.GIVE_UP", 3)
     with pytest.raises(ValueError, match=r"no answer for 3 in a row, the last one: .*gone"):
         build(plan(folders, tmp_path / "out", Describer([ConnectionError("gone")] * 9)))
+
+
+def test_one_refused_clip_is_dropped_where_the_model_answers_about_others(folders, tmp_path):
+    built = build(plan(folders, tmp_path / "out", Describer([Refused("refused", "400")])))
+    assert dict(count(built, "events").reasons) == {"refused": 1}
+    model = Describer()
+    assert count(build(plan(folders, tmp_path / "out", model)), "events").kept == 3
+    assert model.asked == []
+
+
+def test_what_a_model_refuses_that_answers_nothing_is_left_for_the_next_run(folders, tmp_path):
+    built = build(plan(folders, tmp_path / "out", Describer([Refused("refused", "400")] * 4)))
+    assert (count(built, "events").unanswered, dict(count(built, "events").reasons)) == (4, {})
+    assert count(build(plan(folders, tmp_path / "out")), "events").kept == 4
+
+
+def test_a_clip_that_is_asked_about_again_in_vain_stays_dropped_and_is_counted_once(folders, tmp_path):
+    build(plan(folders, tmp_path / "out", Describer(["no", "no"])))
+    again = build(plan(folders, tmp_path / "out", Describer([ConnectionError("429")]), again=True))
+    events = count(again, "events")
+    assert (events.kept, events.unanswered, dict(events.reasons)) == (3, 0, {"events not usable": 1})
 
 
 def test_clips_that_tell_no_story_are_dropped(folders, tmp_path):

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -144,6 +145,42 @@ def test_a_wrong_key_ends_the_run_in_one_line_without_the_key(command, folders, 
     assert "sk-not-to-be-told" not in said
 
 
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("status", [400, 503])
+def test_a_server_that_answers_nobody_ends_the_run_in_one_line_and_drops_no_clip(
+    command, folders, server, monkeypatch, capsys, workers, status
+):
+    """With a row of two: the server is given up by its sender before the third of three clips is asked about."""
+    monkeypatch.setattr("audiostory.benchmark.judge.asking.FAILURES_IN_A_ROW", 2)
+    monkeypatch.setattr("audiostory.as10k.work.GIVE_UP", 3)
+    patient = command.Asked.open
+
+    def hasty(self):
+        sender = patient(self)
+        sender.patience = replace(sender.patience, tries=1)
+        return sender
+
+    monkeypatch.setattr(command.Asked, "open", hasty)
+    server.misdeeds = [status] * 100
+    asked = ["--annotator", "openai:m", "--base_url", server.url, "--workers", str(workers), "--until", "events"]
+    assert command.main([*folders, *asked]) == 2
+    said = capsys.readouterr().err
+    assert "no answer for 3 in a row" in said
+    assert f"the server answered {status}" in said
+    assert "Traceback" not in said
+    server.misdeeds = []
+    assert command.main([*folders, *asked]) == 0
+    assert f"{'events':<12}{3:>8}{3:>8}" in capsys.readouterr().out
+
+
+def test_a_server_is_asked_by_the_command_itself_and_a_local_model_by_the_cluster(command, server, monkeypatch):
+    monkeypatch.setattr(command.Asked, "open", lambda self: None)
+    told = ["--output", "out", "--ray", "--writer", "local:folder", "--annotator", "openai:m", "--base_url", server.url]
+    annotator, writer = command._models(command.parser().parse_args(told))
+    assert annotator.workers is not None
+    assert writer.workers is None
+
+
 def test_an_annotator_may_be_given_the_sound_alone(command, folders, server):
     asked = ["--annotator", "openai:m", "--base_url", server.url, "--until", "events", "--hear_only"]
     server.misdeeds = []
@@ -191,6 +228,8 @@ def test_without_models_it_tells_how_many_clips_there_are(command, folders, caps
         (["--annotator", "openai:x", "--base_url", "file:///etc"], "should be an address"),
         ([], "there is no annotator"),
         (["--workers", "0"], "--workers must be at least 1"),
+        (["--requests_per_minute", "0"], "--requests_per_minute must be more than 0; got 0"),
+        (["--requests_per_minute", "nan"], "--requests_per_minute must be more than 0"),
         (["--until", "shots", "--dinov2", "nowhere"], "holds no DINOv2"),
         (["--until", "shots", "--set", "cartoon.min_second=5"], "there is no setting 'cartoon.min_second'"),
         (["--until", "shots", "--set", "cartoon.min_seconds=five"], "cartoon.min_seconds is a float; got 'five'"),

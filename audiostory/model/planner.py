@@ -10,6 +10,7 @@ goes through the network in one forward: the same states and the same cache as t
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
 from audiostory.model.cache import FixedCache, RaggedCache, Step
 from audiostory.model.inputs import BridgeTokens
 from audiostory.story import script
 from audiostory.story.vocabulary import Vocabulary
 
+# transformers 5.17, our floor, has the first name; later ones warn of it and want the other.
+CACHE = "cache" if "cache" in inspect.signature(Qwen2Model.forward).parameters else "past_key_values"
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LORA_LEARNT_WHOLE = ("input_layernorm", "post_attention_layernorm", "norm")
 
@@ -190,6 +193,17 @@ class Planner(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.qwen.dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Planner:
+        """Moved and converted as any module, but for the rotary frequencies, which stay in float32 as in transformers'
+        own loading: rounded to bfloat16 they would be off by up to a radian after a thousand tokens."""
+        rotary = self.qwen.model.rotary_emb
+        exact = dict(rotary.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in rotary.named_buffers():
+            if buffer.dtype != exact[name].dtype:
+                setattr(rotary, name, exact[name].to(buffer.device))
+        return self
 
     def enable_gradient_checkpointing(self) -> None:
         # transformers 5.17, our floor, knows the old name only; 5.23 warns of it.
@@ -421,8 +435,8 @@ class Planner(nn.Module):
             inputs_embeds=embeddings,
             position_ids=positions,
             attention_mask={"full_attention": mask},
-            past_key_values=cache,
             use_cache=True,
+            **{CACHE: cache},
         ).last_hidden_state
 
     def _take_step(
@@ -503,8 +517,8 @@ def _step(network: Any, ids: Int[Tensor, "R 1"], step: Step) -> Float[Tensor, "R
         inputs_embeds=network.embed_tokens(ids),
         position_ids=step.places,
         attention_mask={"full_attention": step.mask()},
-        past_key_values=step,
         use_cache=True,
+        **{CACHE: step},
     ).last_hidden_state
 
 

@@ -1,5 +1,6 @@
 """The planner against the recorded states and ids of the released system, and against itself by slower ways."""
 
+import warnings
 from itertools import zip_longest
 
 import golden_weights
@@ -9,7 +10,7 @@ from torch._dynamo.utils import counters
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from audiostory.model import tiny
-from audiostory.model.planner import LoraSettings, Planner, PlannerConfig, reciting
+from audiostory.model.planner import CACHE, LoraSettings, Planner, PlannerConfig, reciting
 from audiostory.story import Instruction, script
 from audiostory.story.vocabulary import Vocabulary
 
@@ -66,6 +67,19 @@ def test_states_equal_the_recorded_ones(recorded):
     assert relative_error(states[len(prompt) :], SCRIPTED["hidden_last"]) < 5e-5
 
 
+@pytest.mark.parametrize("with_lora", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_positions_are_as_exact_in_half_precision(dtype, with_lora):
+    planner, exact = random_planner(), random_planner()
+    if with_lora:
+        random_lora(planner)
+    torch.nn.ModuleDict({"planner": planner}).to(dtype)  # as a part of a whole, too
+    assert planner.dtype == dtype
+    for name, buffer in exact.qwen.model.rotary_emb.named_buffers():
+        assert torch.equal(planner.qwen.model.rotary_emb.get_buffer(name), buffer)
+    assert planner.to("meta").qwen.model.rotary_emb.inv_freq.device.type == "meta"
+
+
 def test_writing_a_script_gives_the_recorded_ids_and_bridge_tokens(recorded, vocabulary):
     generated = SCRIPTED["generated_ids"].tolist()
     written = recorded.write(SCRIPTED["prompt_ids"][0].tolist(), vocabulary, choose=reciting(generated, vocabulary))
@@ -73,6 +87,12 @@ def test_writing_a_script_gives_the_recorded_ids_and_bridge_tokens(recorded, voc
     assert written.finished
     assert relative_error(written.bridge.semantic, SCRIPTED["hidden_semantic"]) < 5e-5
     assert relative_error(written.bridge.residual, SCRIPTED["hidden_residual"]) < 5e-5
+
+
+def test_writing_makes_transformers_warn_of_nothing(recorded, vocabulary):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recorded.write([1, 2], vocabulary, max_new_tokens=3)
 
 
 def test_writing_freely_gives_the_recorded_ids_and_scores(recorded, vocabulary):
@@ -119,7 +139,7 @@ def test_a_block_in_one_forward_equals_token_by_token(vocabulary):
     cache = DynamicCache(config=planner.qwen.config)
     with torch.no_grad():
         states = [
-            planner.qwen.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True).last_hidden_state[0, 0]
+            planner.qwen.model(torch.tensor([[token]]), use_cache=True, **{CACHE: cache}).last_hidden_state[0, 0]
             for token in [*prompt, *answer]
         ]
     for kind, numbered in (("semantic", vocabulary.semantic_ids), ("residual", vocabulary.residual_ids)):

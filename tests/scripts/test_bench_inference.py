@@ -113,6 +113,13 @@ def test_filled_clips_are_as_long_as_the_longest_and_their_own_latents_stay_the_
     assert other.audio.story.seconds == 2.0
 
 
+def test_both_ways_know_positions_as_exactly_in_bfloat16():
+    half = make().to(torch.bfloat16)
+    for planner in (half.planner, released_way.unmerged(half.planner, LoraSettings())):
+        assert planner.dtype == torch.bfloat16
+        assert torch.equal(planner.qwen.model.rotary_emb.inv_freq, tiny.planner().qwen.model.rotary_emb.inv_freq)
+
+
 def test_lora_that_adds_nothing_costs_no_second_model(pipeline):
     twin = released_way.unmerged(pipeline.planner, LoraSettings())
     assert twin.has_lora

@@ -392,7 +392,10 @@ def _recordings(plan: Plan, told: list[Clip], count: Count) -> dict[str, Mapping
             "variants": variants,
         }
         times = [(tile.start, tile.end) for tile in clip.tiles]
-        made_of = digest(VERSION, clip.entry.digest, given, times, settings.fade_seconds, settings.opening_seconds)
+        # "rest": recordings that were cut before a continuation had one of its own are cut anew.
+        made_of = digest(
+            VERSION, "rest", clip.entry.digest, given, times, settings.fade_seconds, settings.opening_seconds
+        )
         jobs.append(Job(key=clip.id, made_of=made_of, given=given))
     entries = _do(plan, count, jobs, CutEvents(output=plan.output, told=storylines, settings=settings))
     return {key: entry.result["files"] for key, entry in entries.items()}

@@ -50,7 +50,8 @@ def cut_events(
 ) -> dict[str, Path]:
     """A story's recordings in a folder of its own: the whole, each event with its fade, and what `rows.make` asks for.
 
-    Without a possible opening there is none. Files appear whole or not at all; the names are those of `rows.make`.
+    Without a possible opening there is neither that nor the rest. Files appear whole or not at all; the names are
+    those of `rows.make`.
     """
     whole = sound.read(story)
     total = round(storyline.total_seconds, 6)
@@ -60,7 +61,7 @@ def cut_events(
         for number, event in enumerate(storyline.events)
     ]
     if opening:
-        pieces += _opening(storyline, settings)
+        pieces += _opening_and_rest(storyline, settings)
     files = {}
     for name, start, end in pieces:
         files[name] = folder / f"{name}{story.suffix}"
@@ -72,11 +73,12 @@ def cut_events(
     return files
 
 
-def _opening(storyline: Storyline, settings: RowSettings) -> Sequence[tuple[str, float, float]]:
+def _opening_and_rest(storyline: Storyline, settings: RowSettings) -> Sequence[tuple[str, float, float]]:
     try:
-        return [("opening", 0.0, storyline.events[opening_events(storyline, settings)].start)]
+        begins = storyline.events[opening_events(storyline, settings)].start
     except Dropped:
         return []
+    return [("opening", 0.0, begins), ("rest", begins, round(storyline.total_seconds, 6))]
 
 
 def _copy(file: Path, to: Path) -> None:

@@ -98,12 +98,13 @@ def make(
 ) -> dict[str, Any]:
     """One row in the format of data/README.md, with fields of our own: `variant`, `source`, and of dubbing `video`.
 
-    `files` are paths relative to the manifest: "story", "opening", "video" and "0", "1", ... of the events. Dropped
-    where a story has no such variant.
+    `files` are paths relative to the manifest: "story", "opening" and "rest", "video" and "0", "1", ... of the events.
+    Dropped where a story has no such variant.
     """
-    skip, heard, own, lead_ins = 0, None, {}, LEAD_INS
+    skip, audio, heard, own, lead_ins = 0, files["story"], None, {}, LEAD_INS
     if variant == "continuation":
-        skip, heard, lead_ins = opening_events(storyline, settings), files["opening"], CONTINUATION_LEAD_INS
+        skip, lead_ins = opening_events(storyline, settings), CONTINUATION_LEAD_INS
+        audio, heard = files["rest"], files["opening"]
     elif variant == "dubbing":
         own, lead_ins = {"video": files["video"]}, DUBBING_LEAD_INS
     begins, total = storyline.events[skip].start, round(storyline.total_seconds, 6)
@@ -127,7 +128,7 @@ def make(
         "total_seconds": round(total - begins, 6),
         "summary": storyline.summary,
         "events": events,
-        "audio": files["story"] if not skip else None,
+        "audio": audio,
         "variant": variant,
         **own,
         "source": dict(source),

@@ -7,7 +7,9 @@ An item is a line of JSON:
      "reference": "truth/farm-12.wav"}
 
 `caption` tells the whole story and `events` is the plan of the reference; `total_seconds` and `reference` may be null,
-and a path is relative to the file of items. A system's folder holds of each story one of
+and a path is relative to the file of items. Under "heard" there may be a recording from which the story goes on. A row
+of a manifest (data/README.md), such as scripts/prepare_as10k.py writes, is an item too: its `summary` is the caption,
+its `audio` the reference. A system's folder holds of each story one of
 
     farm-12.wav                  the whole story, .wav or .flac; its events lie where the item has them
     farm-12/story.wav            the same; beside it there may be a clip of each event, events/1.wav, events/2.wav, ...
@@ -268,16 +270,21 @@ def _failure(file: Path) -> str:
 
 
 def _item(row: Mapping[str, Any], folder: Path) -> Item:
-    id, total, reference = row["id"], row["total_seconds"], row["reference"]
+    if "summary" in row and "caption" not in row:
+        row = {"total_seconds": None, **row, "caption": row["summary"], "reference": row.get("audio")}
+    id, total, reference, heard = row["id"], row["total_seconds"], row["reference"], row.get("heard")
     # An id names files in every system's folder, so nothing that leads out of it, or hides there, is one.
     if not isinstance(id, str) or not re.fullmatch(r"[^./\\][^/\\]*", id) or not id.isprintable():
         raise ValueError(f"the id {id!r} is no name for a file")
-    if reference is not None and not isinstance(reference, str):
-        raise ValueError(f"the reference is a path or null, not {reference!r}")
+    for what, path in (("reference", reference), ("recording that is heard", heard)):
+        if path is not None and not isinstance(path, str):
+            raise ValueError(f"the {what} is a path or null, not {path!r}")
     return Item(
         id=id,
         instruction=Instruction(
-            text=_text(row, "instruction"), total_seconds=None if total is None else _seconds(row, "total_seconds")
+            text=_text(row, "instruction"),
+            total_seconds=None if total is None else _seconds(row, "total_seconds"),
+            audio=folder / heard if heard else None,
         ),
         caption=_text(row, "caption"),
         events=_events(row["events"]),

@@ -50,6 +50,9 @@ def run(benchmark: Benchmark, suite: Recordings, place: Place) -> Iterator[tuple
     loaded = networks.load(suite.metrics, suite.weights, output / "features", place.device(benchmark.device))
     systems = tellers.columns(benchmark, place)
     folders = {name: column.told_in(output / making.TOLD) for name, column in systems.items()}
+    if num_heard := sum(item.instruction.audio is not None for item in items):
+        otherwise = """ask for the others alone: grep -v '"heard"' FILE, into a file beside it"""
+        tellers.check_hearing(systems, f"{suite.items} ({num_heard} of {len(items)} items)", otherwise)
     asked = list(map(_asked, items))
     for name, column in systems.items():
         if column.system:

@@ -62,6 +62,18 @@ def columns(benchmark: Benchmark, place: Place) -> dict[str, Column]:
     return found
 
 
+def check_hearing(columns: Mapping[str, Column], what: str, otherwise: str) -> None:
+    """ValueError, before anything is told, for a system that cannot hear the recordings that `what` has."""
+    for name, column in columns.items():
+        model = column.system.planner if isinstance(column.system, Cascade) else column.system
+        if isinstance(model, Ours) and model.lacking:
+            raise ValueError(
+                f"{what} has recordings to listen to, which {name} cannot: {model.folder} has "
+                f"no {' and no '.join(model.lacking)}; give one that learnt from recordings as "
+                f"systems.{name}.model_path, or {otherwise}"
+            )
+
+
 def _about(chosen: Teller | Folder) -> str:
     is_oracle = isinstance(chosen, Teller) and chosen.kind == "ours" and chosen.true_storyline
     return ABOUT["true storyline" if is_oracle else chosen.kind]

@@ -78,17 +78,17 @@ class Cascade:
     nothing but the words is used. ValueError for a folder that is no model."""
 
     def __init__(self, planner: Path, text_to_audio: TextToAudio, *, device: str | None = None, seed: int = 0) -> None:
-        self._planner, self._text_to_audio, self._seed = Ours(planner, device=device), text_to_audio, seed
+        self.planner, self._text_to_audio, self._seed = Ours(planner, device=device), text_to_audio, seed
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        named = {"kind": "cascade", "planner_sha256": self._planner.sha256, "seed": self._seed}
+        named = {"kind": "cascade", "planner_sha256": self.planner.sha256, "seed": self._seed}
         return {**named, **self._text_to_audio.settings}
 
     def tell(self, asked: Sequence[Asked]) -> Iterator[StoryAudio | StoryError]:
         for one in asked:
             try:
-                plan = self._planner.pipeline.plan(one.instruction, progress=False)
+                plan = self.planner.pipeline.plan(one.instruction, progress=False)
             except StoryError as error:
                 yield error
                 continue

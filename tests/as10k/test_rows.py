@@ -23,7 +23,7 @@ STORY = Storyline(
         Event(caption="a crash", seconds=3.5, start=6.5, story_detail="it breaks", sound_detail="bright"),
     ),
 )
-NAMES = ("story", "opening", "video", "0", "1", "2")
+NAMES = ("story", "opening", "rest", "video", "0", "1", "2")
 FILES = {name: f"audio/clip/{name}.flac" for name in NAMES} | {"video": "audio/clip/video.mp4"}
 SOURCE = {"video": "cartoon/one.mp4", "start": 3.0, "end": 13.0}
 
@@ -57,6 +57,7 @@ def test_a_continuation_hears_the_opening_and_goes_on_from_0():
     row = made("continuation")  # 2.5 s are less than the 3 s of an opening, so it holds two events
     read = read_back(row)
     assert row["heard"] == FILES["opening"]
+    assert row["audio"] == FILES["rest"]
     assert row["total_seconds"] == 3.5
     assert [(event.caption, event.start) for event in read.storyline.events] == [("a crash", 0.0)]
     assert [clip.audio for clip in read.clips] == [Path("corpus") / FILES["2"]]

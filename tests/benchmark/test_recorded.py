@@ -24,7 +24,7 @@ from audiostory.benchmark.recorded import (
     read_references,
 )
 from audiostory.sound import Waveform
-from audiostory.story import Event, Storyline
+from audiostory.story import Event, Instruction, Storyline
 from audiostory.story_audio import Rendering, assemble
 
 RATE = 8000
@@ -68,6 +68,17 @@ def test_an_item_is_read_with_its_plan_and_its_reference_beside_the_file(tmp_pat
         ("a dog", 2.0, 1.0),
     ]
     assert item.reference == tmp_path / "truth" / "a.wav"
+
+
+def test_a_row_of_a_manifest_is_an_item_with_its_own_recording_as_reference(tmp_path):
+    content = {"id": "a", "instruction": "go on", "summary": "rain and a dog", "events": EVENTS, "audio": "rest.flac"}
+    (item,) = read_items(write_items(tmp_path, content | {"heard": "opening.flac", "total_seconds": 3.0}))
+    assert (item.caption, item.reference) == ("rain and a dog", tmp_path / "rest.flac")
+    assert item.instruction == Instruction(text="go on", total_seconds=3.0, audio=tmp_path / "opening.flac")
+    (bare,) = read_items(write_items(tmp_path, content | {"audio": None}))
+    assert (bare.reference, bare.instruction.total_seconds, bare.instruction.audio) == (None, None, None)
+    with pytest.raises(ValueError, match=r"line 1 is no item .*heard is a path or null, not 3"):
+        read_items(write_items(tmp_path, content | {"heard": 3}))
 
 
 @pytest.mark.parametrize("id", ["", ".", "..", "../up", "/etc/x", "a/b", "a\\b", ".hidden", "a\nb", 7, None])

@@ -29,6 +29,11 @@ class Refused(Dropped):
     server that is set up wrongly refuses everything."""
 
 
+class PassedOver(Dropped):
+    """A file that cannot be read now, for want of a right or on a disk that is away: no fault of its own. It is dropped
+    from this run alone, and the next one tries again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line. `dropped` is "" for what was kept; `files` are sizes in bytes by path, relative to the work folder."""

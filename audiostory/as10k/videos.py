@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audiostory.as10k.ledger import Dropped
+from audiostory.as10k.ledger import Dropped, PassedOver
 from audiostory.as10k.settings import VideoSettings
 from audiostory.disk import replacing, sha256
 from audiostory.sound import Waveform, resample
@@ -65,7 +65,7 @@ def find(folder: Path, domain: str, settings: VideoSettings) -> tuple[list[Sourc
     left_out: list[tuple[str, str]] = []
 
     def unread(error: OSError) -> None:
-        left_out.append((Path(error.filename).relative_to(folder).as_posix(), "cannot be opened"))
+        left_out.append((Path(error.filename).relative_to(folder).as_posix(), "cannot be read now"))
 
     for where, folders, files in os.walk(folder, onerror=unread):
         folders.sort()
@@ -89,7 +89,8 @@ def find(folder: Path, domain: str, settings: VideoSettings) -> tuple[list[Sourc
 def probe(path: Path, settings: VideoSettings) -> dict[str, Any]:
     """What a video is: seconds, size of its picture, its streams, and the SHA-256 of the file.
 
-    Dropped for a file that cannot be read, has no picture or no sound, or is beyond the limits.
+    Dropped for a file that is damaged, has no picture or no sound, or is beyond the limits; PassedOver, as by all that
+    reads videos here, for one that cannot be read now.
     """
     with opened(path, settings) as container:
         video, audio = streams(container)
@@ -111,7 +112,7 @@ def probe(path: Path, settings: VideoSettings) -> dict[str, Any]:
         for stream in (video, audio):
             if next(container.decode(stream), None) is None:
                 raise Dropped("damaged", f"no frame of its {stream.type} can be decoded")
-    return {**facts, "sha256": sha256(path)}
+        return {**facts, "sha256": sha256(path)}
 
 
 def pictures(
@@ -242,14 +243,15 @@ def _encode(container: Any, stream: Any, frame: Any, numbers: range, frame_rate:
 
 @contextmanager
 def opened(path: Path, settings: VideoSettings) -> Iterator[InputContainer]:
-    """An open video. Whatever the library finds wrong with the file while it is open drops it as damaged."""
+    """An open video. Whatever the library finds wrong with the file while it is open drops it as damaged; what the
+    system finds wrong, opening or reading it, passes it over."""
     import av
 
     try:
         # Neither a link that was put there since nor a pipe that never ends is opened.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
-        raise Dropped("cannot be opened", error.strerror or "") from error
+        raise _cannot_be_read(error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Dropped("no plain file")
@@ -262,6 +264,12 @@ def opened(path: Path, settings: VideoSettings) -> Iterator[InputContainer]:
                 yield container
         except (av.FFmpegError, OverflowError, MemoryError) as error:
             raise Dropped("damaged", f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}") from error
+        except OSError as error:  # of reading; those of the library's own, which stand above, are damage
+            raise _cannot_be_read(error) from error
+
+
+def _cannot_be_read(error: OSError) -> PassedOver:
+    return PassedOver("cannot be read now", error.strerror or str(error))
 
 
 def streams(container: InputContainer) -> tuple[Any, Any]:

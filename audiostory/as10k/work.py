@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from audiostory.as10k.ledger import Dropped, Entry, Ledger, Refused
+from audiostory.as10k.ledger import Dropped, Entry, Ledger, PassedOver, Refused
 
 GIVE_UP = 10  # things in a row without an answer: then the model is not there, and asking on costs hours
 
@@ -25,10 +25,11 @@ class Job:
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What came of a job: an entry, or, for a model that did not answer, why there is none. A refusal is both: its
-    entry counts if the model turns out to answer at all."""
+    entry counts if the model turns out to answer at all. One that is `passed_over` counts in this run alone."""
 
     entry: Entry | None = None
     unanswered: str = ""
+    passed_over: bool = False
 
 
 Make = Callable[[Job], "tuple[Mapping[str, Any], Mapping[str, int]]"]
@@ -62,7 +63,8 @@ def attempt(make: Make, job: Job) -> Outcome:
         result, files = make(job)
     except Dropped as why:
         entry = Entry(key=job.key, made_of=job.made_of, dropped=why.reason, detail=why.detail)
-        return Outcome(entry=entry, unanswered=f"{job.key}: {why}" if isinstance(why, Refused) else "")
+        unanswered = f"{job.key}: {why}" if isinstance(why, Refused) else ""
+        return Outcome(entry=entry, unanswered=unanswered, passed_over=isinstance(why, PassedOver))
     except ConnectionError as error:
         return Outcome(unanswered=f"{job.key}: {error}")
     except TimeoutError as error:
@@ -113,7 +115,7 @@ def do(
     todo = [
         job for job in jobs if not ledger.holds(job.key, job.made_of) or (again and ledger.entries[job.key].dropped)
     ]
-    silence, answered, refused = 0, False, list[Entry]()
+    silence, answered, refused, passed_over = 0, False, list[Entry](), dict[str, Entry]()
 
     def note(*entries: Entry) -> None:
         for entry in entries:
@@ -130,6 +132,9 @@ def do(
             refused += [outcome.entry] if outcome.entry else []
             continue
         assert outcome.entry is not None
+        if outcome.passed_over:
+            passed_over[outcome.entry.key] = outcome.entry
+            continue
         note(*refused, outcome.entry)  # whoever answers this one meant what was refused before
         silence, answered = 0, True
         refused.clear()
@@ -137,11 +142,10 @@ def do(
         note(*refused)
     kept = {}
     for job in jobs:
-        if not ledger.holds(job.key, job.made_of):
+        entry = ledger.entries[job.key] if ledger.holds(job.key, job.made_of) else passed_over.get(job.key)
+        if entry is None:
             count.unanswered += 1
-            continue
-        entry = ledger.entries[job.key]
-        if entry.dropped:
+        elif entry.dropped:
             count.drop(job.key, entry.dropped, entry.detail)
         else:
             kept[job.key] = entry

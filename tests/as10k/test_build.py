@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,6 +223,23 @@ def test_a_model_that_is_not_there_ends_the_run(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("audiostory.as10k.work.GIVE_UP", 3)
     with pytest.raises(ValueError, match=r"no answer for 3 in a row, the last one: .*gone"):
         build(plan(folders, tmp_path / "out", Describer([ConnectionError("gone")] * 9)))
+
+
+def test_a_video_that_cannot_be_opened_now_is_named_and_tried_again_by_the_next_run(folders, tmp_path, monkeypatch):
+    real = os.open
+
+    def lost(path, *flags):
+        if Path(path).name == "cat.mkv":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lost)
+        videos = count(build(plan(folders, tmp_path / "out")), "videos")
+    assert dict(videos.reasons) == {"damaged": 1, "cannot be read now": 1}
+    assert {"key": "cartoon/cat.mkv", "detail": "Permission denied"}.items() <= videos.dropped[-1].items()
+    assert videos.found == videos.kept + sum(videos.reasons.values())
+    assert dict(count(build(plan(folders, tmp_path / "out")), "videos").reasons) == {"damaged": 1}
 
 
 def test_one_refused_clip_is_dropped_where_the_model_answers_about_others(folders, tmp_path):

@@ -1,5 +1,7 @@
 """Videos from elsewhere are found, told apart and decoded, and none of them leads anywhere else."""
 
+import errno
+import io
 import os
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ from as10k.small_videos import BLUE, GREEN, RED
 from audiostory import sound
 from audiostory.as10k import videos
 from audiostory.as10k.clips import cut
-from audiostory.as10k.ledger import Dropped
+from audiostory.as10k.ledger import Dropped, PassedOver
 from audiostory.as10k.settings import ClipSettings, VideoSettings
 from audiostory.as10k.shots import Span
 
@@ -99,8 +101,21 @@ def test_files_that_are_no_such_video_are_dropped_with_a_reason(video, tmp_path)
             videos.probe(tmp_path / f"{name}.mp4", LIMITS)
         reasons[name] = dropped.value.reason
     assert reasons.pop("mute") == "no sound"
-    assert {reasons.pop("link"), reasons.pop("none")} == {"cannot be opened"}
+    assert {reasons.pop("link"), reasons.pop("none")} == {"cannot be read now"}
     assert set(reasons.values()) == {"damaged"}
+
+
+def test_a_disk_that_fails_while_a_video_is_read_is_no_fault_of_the_video(video, tmp_path, monkeypatch):
+    path = video(tmp_path / "a.mp4", SCENES)
+    real = os.fdopen
+
+    class Failing(io.BufferedReader):
+        def read(self, size=-1):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode: Failing(real(descriptor, mode, buffering=0)))
+    with pytest.raises(PassedOver, match=r"cannot be read now \(Input/output error\)"):
+        videos.probe(path, LIMITS)
 
 
 def test_limits_hold_before_anything_is_decoded(video, tmp_path):

@@ -12,10 +12,10 @@ every second of a story, so long stories weigh more there; Cnn14 has one per rec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -43,6 +43,9 @@ NETWORKS = ("vggish", "cnn14_16k", "cnn14_32k", "clap")
 METRICS = (*SIGNAL, *NETWORKS)
 
 
+Of = TypeVar("Of")  # what a measure is taken of
+
+
 class Matcher(Embedder, Protocol):
     """An embedder that has words in the same space, as CLAP."""
 
@@ -61,11 +64,13 @@ class Networks:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Scores by measure, warnings in words, and what the figures depend on (networks, digests, bandwidths)."""
+    """Scores by measure, warnings in words, and what the figures depend on (networks, digests, bandwidths).
+    `by_story` has the figures that a story has of its own, for those of which they were wanted."""
 
     scores: Mapping[str, Score]
     notes: tuple[str, ...]
     facts: Mapping[str, Any]
+    by_story: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def common(items: Sequence[Item], sides: Mapping[str, Recorded]) -> tuple[list[Item], list[str]]:
@@ -105,21 +110,27 @@ def score(
     *,
     fade_seconds: float = 0.0,
     seed: int = 0,
+    shown: Sequence[str] = (),
     progress: str = "",
 ) -> Scored:
     """One system on `items`, which both sides have. `workshop` takes the events that are cut out of its stories.
 
     Stories are looked at by the system's own plan where it left one. `fade_seconds`: see metrics/joins.py; the same for
-    all systems. `progress` names the system in the bars; "" for none.
+    all systems. `shown` are the ids of stories whose own figures are wanted. `progress` names the system in the bars;
+    "" for none.
     """
     stories = [told.stories[item.id] for item in items]
     num_asked = len(told.stories) + len(told.faults)
     scores = {"stories told": bootstrap([[1.0]] * len(told.stories) + [[0.0]] * (num_asked - len(told.stories)))}
+    each = _Each(by_story={item.id: {} for item in items if item.id in shown})
     if "durations" in metrics:
-        scores |= score_durations([_lengths(item, story) for item, story in zip(items, stories, strict=True)])
+        lengths = {item.id: _lengths(item, story) for item, story in zip(items, stories, strict=True)}
+        scores |= score_durations([*lengths.values()])
+        each.add(lengths, lambda one: score_durations([one]))
     if {"joins", "levels"} & {*metrics}:
-        scores |= _signal_scores(stories, metrics, fade_seconds, progress)
-    listening = _Listening(stories, [references.stories[item.id] for item in items], networks.cache, seed, progress)
+        scores |= _signal_scores(stories, metrics, fade_seconds, each, progress)
+    true_stories = [references.stories[item.id] for item in items]
+    listening = _Listening(stories, true_stories, networks.cache, seed, each, progress)
     if "vggish" in metrics and networks.vggish:
         scores |= listening.patches(networks.vggish)
     for name in metrics:
@@ -128,7 +139,21 @@ def score(
     if "clap" in metrics and networks.clap:
         captions = [item.caption for item in items]
         scores |= listening.words(networks.clap, captions, _cuts(stories, workshop, progress))
-    return Scored(scores=scores, notes=tuple(listening.notes), facts=listening.facts)
+    return Scored(scores=scores, notes=tuple(listening.notes), facts=listening.facts, by_story=each.by_story)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Each:
+    """The figures of single stories, by id and measure; those that are here are filled in."""
+
+    by_story: dict[str, dict[str, float]]
+
+    def add(self, stories: Mapping[str, Of], measure: Callable[[Of], Mapping[str, Score]], name: str = "{}") -> None:
+        """What a measure says of each story alone; what it does not ask of it is left out."""
+        for id, own in self.by_story.items():
+            if id in stories:
+                found = measure(stories[id])
+                own |= {name.format(what): score.mean for what, score in found.items() if score.num}
 
 
 class _Listening:
@@ -140,12 +165,13 @@ class _Listening:
         references: Sequence[RecordedStory],
         cache: Path,
         seed: int,
+        each: _Each,
         progress: str,
     ) -> None:
         self.stories = {story.id: story for story in stories}
         self.files = {story.id: story.audio for story in stories}
         self.true_files = {story.id: story.audio for story in references}
-        self.cache, self.seed, self.progress = cache, seed, progress
+        self.cache, self.seed, self.each, self.progress = cache, seed, each, progress
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
 
@@ -168,13 +194,13 @@ class _Listening:
         heard, true = self._both(network)
         generated, reference = np.stack([*heard.rows().values()]), np.stack([*true.rows().values()])
         self._warn(unequal_numbers(len(generated), len(reference), f"recordings heard by {network.name}"))
-        pairs = divergence(heard.rows("logits"), true.rows("logits"))
+        told, truth = heard.rows("logits"), true.rows("logits")
         scores = {
             f"FD ({network.name})": self._distance(frechet_distance(generated, reference)),
             **self._kernel(network, generated, reference),
-            f"KL, reference to generated ({network.name})": pairs.kl_reference_to_generated,
-            f"KL, generated to reference ({network.name})": pairs.kl_generated_to_reference,
+            **_named(_divergences(told, truth), network),
         }
+        self.each.add({id: id for id in told}, lambda id: _divergences({id: told[id]}, truth), _name(network))
         if len(generated) >= SPLITS:
             logits = np.stack([*heard.rows("logits").values()])
             scores[f"inception score ({network.name})"] = inception_score(logits).score
@@ -204,15 +230,17 @@ class _Listening:
             )
             for (id, story), caption in zip(self.stories.items(), captions, strict=True)
         ]
-        scores = {f"{name} ({network.name})": found for name, found in score_cosines(embedded).items()}
+        scores = score_cosines(embedded)
+        each, by_id = self.each, {story.id: story for story in embedded}
+        each.add(by_id, lambda one: score_cosines([one]), _name(network))
         if any(len(story.texts) > 1 for story in embedded):
             order = score_order(embedded)
-            consistency = score_consistency({story.id: story.sounds for story in embedded})
-            scores |= {f"{name} ({network.name})": found for name, found in order.scores.items()}
-            scores |= {f"{name} ({network.name})": found for name, found in consistency.scores.items()}
+            scores |= order.scores | score_consistency({story.id: story.sounds for story in embedded}).scores
+            each.add(by_id, _own_order, _name(network))
+            each.add(by_id, lambda one: score_consistency({one.id: one.sounds}).scores, _name(network))
             if order.left_out:
                 self._warn(f"{len(order.left_out)} stories have one caption only; their order is not asked")
-        return scores
+        return _named(scores, network)
 
     def _both(self, network: Embedder) -> tuple[Features, Features]:
         """Features of the stories and of the references that can both be heard."""
@@ -246,6 +274,28 @@ class _Listening:
             self.notes.append(note)
 
 
+def _name(network: Embedder) -> str:
+    return f"{{}} ({network.name})"
+
+
+def _named(scores: Mapping[str, Score], network: Embedder) -> dict[str, Score]:
+    return {_name(network).format(measure): score for measure, score in scores.items()}
+
+
+def _divergences(told: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, Score]:
+    pairs = divergence(told, truth)
+    return {
+        "KL, reference to generated": pairs.kl_reference_to_generated,
+        "KL, generated to reference": pairs.kl_generated_to_reference,
+    }
+
+
+def _own_order(story: EmbeddedStory) -> dict[str, Score]:
+    """Among the captions of the story; those of all stories and chance are no figures of its own."""
+    scores = score_order([story]).scores
+    return {name: score for name, score in scores.items() if name.endswith("of the story")}
+
+
 def _only(features: Features, ids: Sequence[str]) -> Features:
     return replace(features, arrays={id: features.arrays[id] for id in ids})
 
@@ -260,18 +310,23 @@ def _lengths(item: Item, story: RecordedStory) -> Lengths:
 
 
 def _signal_scores(
-    stories: Sequence[RecordedStory], metrics: Sequence[str], fade_seconds: float, progress: str
+    stories: Sequence[RecordedStory], metrics: Sequence[str], fade_seconds: float, each: _Each, progress: str
 ) -> dict[str, Score]:
-    joins, levels = [], []
+    joins, levels = {}, {}
     bar = f"samples of {progress}" if progress else ""
     for story in tqdm(stories, desc=bar, unit="story", disable=not bar):
         whole = sound.read(story.audio)
         if "joins" in metrics and len(story.events) > 1:
             begins = [event.start for event in story.events[1:]]
-            joins.append(measure_joins(whole.samples, whole.sample_rate, begins, fade_seconds))
+            joins[story.id] = measure_joins(whole.samples, whole.sample_rate, begins, fade_seconds)
         if "levels" in metrics:
-            levels.append(measure_levels(whole.samples, whole.sample_rate))
-    return {**(score_joins(joins) if joins else {}), **(score_levels(levels) if levels else {})}
+            levels[story.id] = measure_levels(whole.samples, whole.sample_rate)
+    each.add(joins, lambda one: score_joins([one]))
+    each.add(levels, lambda one: score_levels([one]))
+    return {
+        **(score_joins([*joins.values()]) if joins else {}),
+        **(score_levels([*levels.values()]) if levels else {}),
+    }
 
 
 def _cuts(stories: Sequence[RecordedStory], workshop: Path, progress: str) -> dict[str, list[Path | None]]:

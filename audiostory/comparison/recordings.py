@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from audiostory.benchmark import page, paper, report
-from audiostory.benchmark.entries import entries
+from audiostory.benchmark.entries import HeardStory, entries
 from audiostory.benchmark.recorded import Item, Recorded, read_items, read_recorded, read_references
 from audiostory.benchmark.report import Report
 from audiostory.benchmark.scoring import Networks, Scored, common, score, shuffled
@@ -82,9 +82,13 @@ def run(benchmark: Benchmark, suite: Recordings, place: Place) -> Iterator[tuple
             "networks": scored["truth"].facts,
         },
     )
-    shown = {name: sides[name] for name in columns if name in sides}
     if suite.pages:
-        page.write(output, page.Page(report=found, stories=entries(items[: suite.pages], shown)))
+        shown = {name: sides[name] for name in columns if name in sides}
+        own = {
+            name: [HeardStory(scores=scored[name].by_story.get(item.id, {})) for item in items[: suite.pages]]
+            for name in shown
+        }
+        page.write(output, page.Page(report=found, stories=entries(items[: suite.pages], shown, own)))
     report.write(output, found)
     yield output, found
 
@@ -107,6 +111,7 @@ def _scored(
             output / "events" / name,
             fade_seconds=suite.fade_seconds,
             seed=seed,
+            shown=[item.id for item in items[: suite.pages]],
             progress=name,
         )
 

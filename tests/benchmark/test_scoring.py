@@ -155,6 +155,28 @@ def test_unequal_numbers_are_warned_of(items, networks, tmp_path):
     assert any("too few for FAD-infinity" in note for note in found.notes)
 
 
+def test_a_story_has_figures_of_its_own_whose_means_are_the_systems(items, networks, tmp_path):
+    truth = read_references(items)
+    right = read_recorded(told(tmp_path / "right", items), items)
+    ids = [one.id for one in items]
+    found = score(items, right, truth, METRICS, networks, tmp_path / "events", shown=ids)
+    assert list(found.by_story) == ids
+    for measure in (
+        "length: asked and measured (s)",
+        "loudness (LUFS)",
+        "KL, reference to generated (panns-cnn14-16k)",
+        "cosine of story and caption (clap)",
+        "neighbouring events alike (cosine) (clap)",
+    ):
+        own = [figures[measure] for figures in found.by_story.values()]
+        assert np.mean(own) == pytest.approx(found.scores[measure].mean), measure
+    names = {name for figures in found.by_story.values() for name in figures}
+    assert "own caption first, of the story (clap)" in names
+    assert not [name for name in names if "chance" in name or "of all stories" in name or "FD" in name]
+    few = score(items, right, truth, ["durations"], networks, tmp_path / "events", shown=ids[:2])
+    assert list(few.by_story) == ids[:2]
+
+
 def test_figures_are_the_same_again_and_come_from_the_cache(items, networks, tmp_path, monkeypatch):
     truth = read_references(items)
     right = read_recorded(told(tmp_path / "right", items), items)

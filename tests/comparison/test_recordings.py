@@ -62,7 +62,10 @@ def test_any_systems_folder_is_scored_beside_the_truth_and_chance_and_the_paper(
     words = (tmp_path / "out/report.md").read_text()
     assert "| AudioStory | *reported* | 4.1 |" in words
     assert "| folder | *measured here* | - |" in words
-    assert "wavs/item-03.wav" in (tmp_path / "out/index.html").read_text()
+    listened = (tmp_path / "out/index.html").read_text()
+    assert "wavs/item-03.wav" in listened
+    for measure in ("loudness (LUFS)", "KL, reference to generated (panns-cnn14-16k)", cosine):
+        assert f"folder: {measure}</option>" in listened  # stories can be sorted by it
     assert "| FAD (vggish) | 6 |" in capsys.readouterr().out
 
 

@@ -21,9 +21,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ from audiostory.model.codec import Codec
 from audiostory.model.dit import VelocityDiT, denoise
 from audiostory.model.inputs import BridgeTokens, Condition
 from audiostory.model.listener import Audio, AudioEncoder, Listener, ListenerProjector, Recording
-from audiostory.model.planner import Answer, Planner, Written
+from audiostory.model.planner import Answer, Planner, Written, not_finite
 from audiostory.sound import Waveform
 from audiostory.story import Event, Instruction, Problem, ProblemKind, Storyline, Vocabulary, script
 from audiostory.story.prompts import parse_reasoning
@@ -55,9 +56,15 @@ MINI = Path(__file__).parent / "assets" / "audiostory-mini"
 SHORTEST_STORY_SECONDS = 1.0
 SHORTEST_CLIP_SECONDS = 1.0  # shorter ones are rendered this long and cut: no network is trained on less
 PART_NOISE_STRIDE = 10_000  # noise indices between the parts of a long event; no story has as many events
+NO_MEMORY = (
+    "memory does not hold the story, not even one clip at a time; lower max_decode_frames (64 take the least) or "
+    "max_new_tokens, or compute in half precision or with weights of 8 bits"
+)
 QUESTION = "What can be heard?"
 TOKENS_OF_WORDS = 256  # kept for an instruction beside the longest recording
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 OnLatents = Callable[[Sequence[Float[Tensor, "_ Z"]]], object]
 
 
@@ -256,8 +263,8 @@ class AudioStoryPipeline(DiffusionPipeline):
         alone gives, but for rounding. In float32 the same ids are written, unless two scores differ by less than that,
         and latents differ by less than 1e-5; so do samples, but behind the codec's spectrogram front: Griffin-Lim makes
         some 1e-3 of it. A story that cannot be told is a StoryError in its place and stops no other, whether its
-        instruction is bad or the planner writes no complete event; it has a cause unless the planner is to blame.
-        ValueError, at once, for choices that cannot be meant.
+        instruction is bad, the planner writes no complete event or memory does not hold it; it has a cause unless the
+        planner is to blame. ValueError, at once, for choices that cannot be meant, and for a model that is damaged.
         """
         if len(seeds) != len(instructions):
             raise ValueError(f"there are {len(instructions)} instructions and {len(seeds)} seeds; give one for each")
@@ -275,21 +282,54 @@ class AudioStoryPipeline(DiffusionPipeline):
     ) -> Iterator[StoryAudio | StoryError]:
         for start in range(0, len(instructions), self.max_batch_scripts):
             some = slice(start, start + self.max_batch_scripts)
-            plans = self._plan_many(instructions[some], max_new_tokens, progress)
-            both = list(zip(plans, renderings[some], strict=True))
-            stories = [self._takes(plan, rendering) if isinstance(plan, Plan) else [] for plan, rendering in both]
-            takes = [take for story in stories for take in story]
-            solved = iter(self._solve(takes, renderings[start], progress))
-            for (plan, rendering), story in zip(both, stories, strict=True):
-                if isinstance(plan, StoryError):
-                    told = plan
-                else:
-                    try:
-                        told = self._told(plan, rendering, story, list(islice(solved, len(story))), progress)
-                    except ValueError as error:  # it is not finite in half precision; others may be
-                        told = _in_its_place(error)
-                yield told
+            yield from self._tell_some(instructions[some], renderings[some], max_new_tokens, progress)
             self.maybe_free_model_hooks()
+
+    def _tell_some(
+        self,
+        instructions: Sequence[str | Instruction],
+        renderings: Sequence[Rendering],
+        max_new_tokens: int,
+        progress: bool,
+    ) -> Iterator[StoryAudio | StoryError]:
+        """Together, or where memory does not hold them, one by one."""
+        try:
+            solved, full = self._solve_many(instructions, renderings, max_new_tokens, progress), None
+        except torch.OutOfMemoryError as error:
+            solved, full = [], error.with_traceback(None)  # whose frames keep what filled the memory
+        if full is not None and len(instructions) == 1:
+            yield _in_its_place(full, NO_MEMORY)
+        elif full is not None:
+            for instruction, rendering in zip(instructions, renderings, strict=True):
+                yield from self._tell_some([instruction], [rendering], max_new_tokens, progress)
+        for story in solved:
+            try:
+                told = story if isinstance(story, StoryError) else story()
+            except ValueError as error:  # it is not finite in half precision; others may be
+                told = _in_its_place(error)
+            except torch.OutOfMemoryError as error:
+                told = _in_its_place(error.with_traceback(None), NO_MEMORY)
+            yield told
+
+    def _solve_many(
+        self,
+        instructions: Sequence[str | Instruction],
+        renderings: Sequence[Rendering],
+        max_new_tokens: int,
+        progress: bool,
+    ) -> list[StoryError | Callable[[], StoryAudio]]:
+        """What is left to do for each story when all latents are there, or why there is none."""
+        plans = self._plan_many(instructions, max_new_tokens, progress)
+        both = list(zip(plans, renderings, strict=True))
+        stories = [self._takes(plan, rendering) if isinstance(plan, Plan) else [] for plan, rendering in both]
+        takes = [take for story in stories for take in story]
+        solved = iter(self._solve(takes, renderings[0], progress))
+        return [
+            partial(self._told, plan, rendering, story, list(islice(solved, len(story))), progress)
+            if isinstance(plan, Plan)
+            else plan
+            for (plan, rendering), story in zip(both, stories, strict=True)
+        ]
 
     def stream(
         self,
@@ -495,6 +535,11 @@ class AudioStoryPipeline(DiffusionPipeline):
                 found[number] = error
         return [plan for plan in found if plan is not None]
 
+    def check(self, instruction: str | Instruction) -> None:
+        """ValueError or OSError for an instruction that this model cannot be asked, as far as that shows before any
+        work."""
+        self._check_room([self._asked(instruction).prompt], max_new_tokens=1)
+
     def _asked(self, instruction: str | Instruction, audio: Audio | None = None) -> _Asked:
         instruction = self._checked(instruction)
         recording = self._listener.open(instruction.audio if audio is None else audio)
@@ -517,20 +562,23 @@ class AudioStoryPipeline(DiffusionPipeline):
         what: str,
         progress: bool,
     ) -> list[Written]:
-        """The planner's answers, `max_batch_scripts` at a time."""
-        written: list[Written] = []
+        """The planner's answers, `max_batch_scripts` at a time, or as many as memory holds."""
+        asked, written = list(zip(prompts, heard, strict=True)), []
         with self._bar(what, None, " tokens", progress) as bar:
-            for start in range(0, len(prompts), self.max_batch_scripts):
-                some = slice(start, start + self.max_batch_scripts)
-                written += apply_forward_hook(Planner.write_many)(  # moves an offloaded planner to its device first
+
+            def write(some: list[tuple[list[int], Float[Tensor, "_ H"] | None]]) -> list[Written]:
+                return apply_forward_hook(Planner.write_many)(  # moves an offloaded planner to its device first
                     self.planner,
-                    prompts[some],
+                    [prompt for prompt, _ in some],
                     self.vocabulary,
-                    heard=heard[some],
+                    heard=[tokens for _, tokens in some],
                     max_new_tokens=max_new_tokens,
                     repetition_penalty=self.settings.repetition_penalty,
                     on_tokens=lambda ids: bar.update(len(ids)),
                 )
+
+            for start in range(0, len(asked), self.max_batch_scripts):
+                written += _in_halves(write, asked[start : start + self.max_batch_scripts])
         return written
 
     def read_plan(self, written: Written, instruction: Instruction) -> Plan:
@@ -660,7 +708,7 @@ class AudioStoryPipeline(DiffusionPipeline):
 
     def _solve(self, takes: Sequence[_Take], rendering: Rendering, progress: bool) -> list[Float[Tensor, "_ Z"]]:
         """The latents of clips, of one story or of many, denoised as many at a time as `max_batch_frames` holds and
-        pays (`batches_of_like_length`)."""
+        pays (`batches_of_like_length`); fewer where memory does not hold them."""
         latents: dict[int, Tensor] = {}
         batches = batches_of_like_length(
             [len(take.noise) for take in takes],
@@ -669,7 +717,8 @@ class AudioStoryPipeline(DiffusionPipeline):
         )
         with self._bar("denoising", rendering.steps * len(batches), " steps", progress) as bar:
             for numbers in batches:
-                solved = self._solve_batch([takes[number] for number in numbers], rendering, bar)
+                some = [takes[number] for number in numbers]
+                solved = _in_halves(lambda some: self._solve_batch(some, rendering, bar), some)
                 latents.update(zip(numbers, solved, strict=True))
         return [latents[number] for number in range(len(takes))]
 
@@ -704,9 +753,7 @@ class AudioStoryPipeline(DiffusionPipeline):
                 decoded = self.codec.decode(latent[None], num_samples=decodable, max_frames=self.max_decode_frames)
                 samples = decoded[0].float().cpu().numpy()
                 if not np.isfinite(samples).all():
-                    raise ValueError(
-                        f"event {clip.event + 1} is not finite in {self.dit.dtype}; use float32 or bfloat16"
-                    )
+                    raise not_finite(f"the sound of event {clip.event + 1}", self.dit.dtype)
                 waveforms.append(timeline.fit(Waveform(samples=samples, sample_rate=rate), num_samples))
                 bar.update()
         return waveforms
@@ -776,9 +823,20 @@ def _otherwise(event: int, written: float, planned: float) -> Problem:
     return Problem(kind=ProblemKind.DURATION, event=event, message=message)
 
 
-def _in_its_place(error: ValueError | OSError) -> StoryError:
+def _in_halves(work: Callable[[list[_T]], list[_R]], items: list[_T]) -> list[_R]:
+    """`work(items)`, or where memory does not hold it, that of each half: what is made of each item in turn."""
+    try:
+        return work(items)
+    except torch.OutOfMemoryError:
+        if len(items) == 1:
+            raise
+    half = len(items) // 2  # out of the clause above, which keeps what filled the memory
+    return [*_in_halves(work, items[:half]), *_in_halves(work, items[half:])]
+
+
+def _in_its_place(error: Exception, message: str | None = None) -> StoryError:
     """Among many stories; the error is its cause."""
-    story_error = StoryError(str(error))
+    story_error = StoryError(message or str(error))
     story_error.__cause__ = error
     return story_error
 

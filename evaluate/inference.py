@@ -23,8 +23,10 @@ Many stories, planned and rendered together, each in a folder of its own inside 
 
 A line is {"instruction": TEXT} and may hold "id" (the folder's name; the line's number without one), "total_seconds"
 (--total_duration; null: the planner decides), "seed" (--seed) and "audio" (a recording to go on from). What was told
-is not told again: a run that was stopped goes on, and a line that was changed is told anew. A line that cannot be read
-is named and left out; a story that cannot be told leaves the reason in failure.json. The exit code is then 1.
+is not told again: a run that was stopped goes on, and a line that was changed is told anew. A line that cannot be meant
+is named and left out; a story that the planner does not write leaves the reason in failure.json, and so does one that
+memory does not hold, which the next run tries again. The exit code is then 1. What only a person can mend, as a damaged
+model, ends the run; what was told stays.
 
 One story, heard while it is planned: story.wav grows by an event at a time, or raw samples go to a player:
 
@@ -62,7 +64,12 @@ if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of th
 SAMPLE_RATES = range(100, 192001)
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 EXAMPLE = "a dog barks twice, then thunder rolls and rain comes down"
+LESS_MEMORY = (
+    "try --max_batch_frames 1, --max_decode_frames 64 (and of many stories --max_batch_scripts 1), then --dtype bf16, "
+    "then --int8, then --offload"
+)
 KEPT = "what was told stays; run it again to go on"
+BATCHES = ("max_batch_scripts", "max_batch_frames", "max_decode_frames")  # the pipeline's own names
 SETTINGS, FAILURE = "settings.json", "failure.json"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]{0,119}")
 
@@ -133,6 +140,24 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help="keep the planner's and the DiT's weights in 8 bits, for small cards",
     )
+    add(
+        "--max_batch_scripts",
+        type=int,
+        metavar="N",
+        help="stories of --input that are planned and rendered together (8); fewer take less memory and more time",
+    )
+    add(
+        "--max_batch_frames",
+        type=int,
+        metavar="N",
+        help="latent frames that are denoised together (4000); fewer take less memory, and 1 is a clip at a time",
+    )
+    add(
+        "--max_decode_frames",
+        type=int,
+        metavar="N",
+        help="latent frames that are decoded together (a whole clip); 64 take the least memory",
+    )
     add("--offload", action="store_true", help="keep each part on the GPU only while it works, for small cards")
     add("--save_folder_name", default="story", metavar="NAME", help="the story's folder inside evaluate/ (story)")
     add("--output", type=Path, metavar="DIR", help="the story's folder, anywhere")
@@ -158,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; it is not imported here
             raise
-        print("error: the GPU's memory is full; try --dtype bf16, then --int8, then --offload", file=sys.stderr)
+        print(f"error: the GPU's memory is full; {LESS_MEMORY}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = "nothing was written" if options.stream is None else "what was heard stays"
@@ -194,6 +219,9 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError("--question is empty; ask something about the recording")
     elif options.audio is not None and options.instruction is None:
         raise ValueError("--audio needs --instruction, to say what follows it, or --question, to ask about it")
+    for name in BATCHES:
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise ValueError(f"--{name} must be 1 or more, got {value}")
     if not 0 < options.total_duration < math.inf:
         raise ValueError(f"--total_duration must be a positive number of seconds, got {options.total_duration}")
     if options.target_sr is not None and options.target_sr not in SAMPLE_RATES:
@@ -358,25 +386,29 @@ class Wanted(NamedTuple):
         audio = None if self.audio is None else Path(self.audio)
         return Instruction(text=self.instruction, total_seconds=self.total_seconds, audio=audio)
 
-    def is_held(self, folder: Path) -> bool:
-        """Whether the folder has this very story, or why it could not be told."""
+    def is_told(self, folder: Path) -> bool:
+        """Whether the folder has this very story."""
         from audiostory.story_files import RECORD
 
-        for file in (folder / RECORD, folder / FAILURE):
-            try:
-                if json.loads(file.read_text(encoding="utf-8"))["asked"] == self._asdict():
-                    return True
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # there is none, or it is not ours
-        return False
+        return _read(folder / RECORD).get("asked") == self._asdict()
+
+    def has_failed(self, folder: Path) -> bool:
+        """Whether the folder says why this very story cannot be told, and trying again would not help."""
+        failure = _read(folder / FAILURE)
+        return failure.get("asked") == self._asdict() and not failure.get("try_again")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a record says; nothing where there is none, or one that is not ours."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _tell_many(options: argparse.Namespace, folder: Path) -> int:
     """Tells this process's share of the stories that are not told yet; the exit code."""
-    from tqdm.auto import tqdm
-
-    from audiostory.disk import write_text
-    from audiostory.pipeline import StoryError
     from audiostory.processes import Place
 
     place = Place.of_environment()
@@ -385,31 +417,56 @@ def _tell_many(options: argparse.Namespace, folder: Path) -> int:
     for fault in faults if place.is_first else ():
         print(f"left out: {fault}", file=sys.stderr)
     mine = wanted[place.rank :: place.processes]
-    left = [one for one in mine if not one.is_held(folder / one.name)]
+    left = [one for one in mine if not (one.is_told(folder / one.name) or one.has_failed(folder / one.name))]
     if left:
-        pipeline = _load(options)
-        began = time.perf_counter()
-        told = pipeline.tell_many(
-            [one.asked() for one in left],
-            seeds=[one.seed for one in left],
-            **_choices(options),
-            progress=False,
-        )
-        write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
-        with tqdm(total=len(mine), initial=len(mine) - len(left), desc=f"telling{place}", unit="story") as bar:
-            for number, (one, story) in enumerate(zip(left, told, strict=True), 1):
-                if isinstance(story, StoryError):
-                    _keep_failure(one, folder / one.name, str(story))
-                else:
-                    _keep_story(one, folder / one.name, story, options)
-                bar.update()
-                bar.set_postfix_str(f"{3600 * number / (time.perf_counter() - began):.0f} stories/hour")
-    untold = [one.name for one in mine if (folder / one.name / FAILURE).is_file()]
+        _tell_left(options, folder, settings, left, f"telling{place}")
+    untold = [one.name for one in mine if not one.is_told(folder / one.name)]
     print(f"{len(mine) - len(untold)} of {len(mine)} stories told into {folder}{place}")
-    if untold:
-        print(f"not told, see {FAILURE} in {', '.join(untold[:5])}{' ...' if untold[5:] else ''}", file=sys.stderr)
+    if failed := [name for name in untold if (folder / name / FAILURE).is_file()]:
+        print(f"not told, see {FAILURE} in {', '.join(failed[:5])}{' ...' if failed[5:] else ''}", file=sys.stderr)
     place.wait_for_all()  # a process that ends with another code than 0 would end the others
     return int(bool(untold or faults))
+
+
+def _tell_left(
+    options: argparse.Namespace, folder: Path, settings: dict[str, Any], left: list[Wanted], doing: str
+) -> None:
+    """ValueError, with the story's name, for what a person has to mend; what was told before it stays."""
+    import torch
+    from tqdm.auto import tqdm
+
+    from audiostory.disk import write_text
+    from audiostory.pipeline import StoryError
+
+    pipeline = _load(options)
+    left = [one for one in left if _can_be_meant(one, pipeline, options.input)]
+    began = time.perf_counter()
+    told = pipeline.tell_many(
+        [one.asked() for one in left], seeds=[one.seed for one in left], **_choices(options), progress=False
+    )
+    write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+    with tqdm(total=len(left), desc=doing, unit="story") as bar:
+        for number, (one, story) in enumerate(zip(left, told, strict=True), 1):
+            if not isinstance(story, StoryError):
+                _keep_story(one, folder / one.name, story, options)
+            elif isinstance(story.__cause__, torch.OutOfMemoryError):
+                _keep_failure(one, folder / one.name, f"memory does not hold it; {LESS_MEMORY}", try_again=True)
+            elif story.__cause__ is not None:  # a failure would be kept and never tried again
+                raise ValueError(f'the story "{one.name}" cannot be told: {story}; {KEPT}') from story
+            else:
+                _keep_failure(one, folder / one.name, str(story))
+            bar.update()
+            bar.set_postfix_str(f"{3600 * number / (time.perf_counter() - began):.0f} stories/hour")
+
+
+def _can_be_meant(one: Wanted, pipeline: AudioStoryPipeline, file: Path) -> bool:
+    """Whether this model can be asked that; if not, it is said why."""
+    try:
+        pipeline.check(one.asked())
+    except (ValueError, OSError) as error:
+        print(f'left out: {file}, the story "{one.name}": {error}', file=sys.stderr)
+        return False
+    return True
 
 
 def _checked_settings(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -432,6 +489,7 @@ def _keep_story(one: Wanted, folder: Path, told: StoryAudio, options: argparse.N
     from audiostory.story_files import save
 
     _sweep(folder)
+    (folder / FAILURE).unlink(missing_ok=True)  # first: a folder has a story or a failure, never both
     if options.target_sr is not None:
         told = told.resample(options.target_sr)
     record = {
@@ -443,13 +501,14 @@ def _keep_story(one: Wanted, folder: Path, told: StoryAudio, options: argparse.N
     }
     opening = None if one.audio is None else sound.read(one.audio)
     save(told, folder, record, picture=not options.no_picture, opening=opening)
-    (folder / FAILURE).unlink(missing_ok=True)
 
 
-def _keep_failure(one: Wanted, folder: Path, reason: str) -> None:
+def _keep_failure(one: Wanted, folder: Path, reason: str, try_again: bool = False) -> None:
     from audiostory.disk import write_text
+    from audiostory.story_files import make_way
 
-    content = {"instruction": one.instruction, "asked": one._asdict(), "reason": reason}
+    make_way(folder)  # for the story of a line that was changed
+    content = {"instruction": one.instruction, "asked": one._asdict(), "reason": reason, "try_again": try_again}
     write_text(folder / FAILURE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -559,6 +618,9 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
         from audiostory.model.int8 import weights_to_int8
 
         weights_to_int8(pipeline.planner, pipeline.dit)
+    for name in BATCHES:
+        if getattr(options, name) is not None:
+            setattr(pipeline, name, getattr(options, name))
     if options.offload:
         pipeline.enable_model_cpu_offload(device=device)
         return pipeline

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from audiostory import pipeline as telling
 from audiostory import sound, timeline
 from audiostory.model import flow, solvers, tiny
 from audiostory.model.dit import guided_velocity
@@ -30,6 +31,7 @@ from audiostory.streaming import Part
 from audiostory.weights.ours import Settings
 
 RATE = 800  # of the tiny waveform codec
+WRITING = Planner.writing
 
 
 @pytest.fixture(scope="module")
@@ -607,6 +609,74 @@ def test_a_story_that_cannot_be_told_stops_no_other(pipeline, monkeypatch):
     assert lengths == [1.5, None, None, None, None, 1.0]
     reasons = ("instruction is empty", "1 to 600 seconds", "no complete event", "cannot listen")
     assert all(reason in str(one) for reason, one in zip(reasons, told[1:5], strict=True))
+
+
+def test_what_memory_does_not_hold_together_is_written_and_denoised_in_parts(pipeline, monkeypatch):
+    stories, seeds = [storyline(1.5, 2.5, 1.0), storyline(0.4), storyline(2.0, 0.7)], [3, 4, 5]
+    recites(monkeypatch, *map(answer_of, stories))
+    whole = list(pipeline.tell_many(["a", "b", "c"], seeds=seeds, progress=False))
+    asked = {"clips": [], "scripts": []}
+    monkeypatch.setattr(telling, "denoise", _bounded(telling.denoise, asked["clips"], 1))
+    monkeypatch.setattr(Planner, "write_many", _bounded(Planner.write_many, asked["scripts"], 1))
+    turns = iter(map(answer_of, stories))
+    monkeypatch.setattr(Planner, "writing", lambda *args, **options: _recited(next(turns), *args, **options))
+    parts = list(pipeline.tell_many(["a", "b", "c"], seeds=seeds, progress=False))
+    assert asked["scripts"] == [3, 1, 2, 1, 1]
+    assert asked["clips"].count(1) == 6
+    for one, other in zip(parts, whole, strict=True):
+        np.testing.assert_allclose(samples(one), samples(other), rtol=0, atol=1e-5)
+
+
+def test_a_story_that_memory_does_not_hold_alone_stops_no_other(pipeline, monkeypatch):
+    recites(monkeypatch, answer_of(storyline(0.4)), answer_of(storyline(3.0)))
+    decode, most = type(pipeline.codec).decode, 30
+
+    def small(self, latents, **options):
+        if latents.shape[1] > most:
+            raise torch.OutOfMemoryError
+        return decode(self, latents, **options)
+
+    monkeypatch.setattr(type(pipeline.codec), "decode", small)
+    one, other = pipeline.tell_many(["a", "b"], seeds=[0, 0], progress=False)
+    assert one.story.num_samples == 0.4 * RATE
+    assert isinstance(other, StoryError)
+    assert "lower max_decode_frames" in str(other)
+    assert isinstance(other.__cause__, torch.OutOfMemoryError)
+
+
+def _bounded(work, sizes: list[int], most: int):
+    """`work`, for which memory holds so many of the items in its second argument."""
+
+    def bounded(part, items, *rest, **options):
+        sizes.append(len(items))
+        if len(items) > most:
+            raise torch.OutOfMemoryError
+        return work(part, items, *rest, **options)
+
+    return bounded
+
+
+def _recited(answer: Sequence[int], *args, **options):
+    chooser = reciting(answer, tiny.vocabulary())
+    return WRITING(*args, **options, choose=lambda number, scores: chooser(scores))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_planner_whose_scores_are_no_numbers_is_a_damaged_model_and_no_bad_instruction(dtype):
+    planner = tiny.planner().to(dtype)
+    parts = (planner, tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
+    damaged = AudioStoryPipeline(*parts, Settings(steps=2))
+    with torch.no_grad():
+        planner.qwen.model.layers[0].mlp.up_proj.weight[0, 0] = math.nan
+    to_do = "use float32 or bfloat16" if dtype == torch.float16 else "the model is damaged: copy its folder again"
+    for tell in (
+        lambda: damaged("a bell", progress=False),
+        lambda: list(damaged.tell_many(["a bell", "rain"], seeds=[0, 0], progress=False)),
+        lambda: list(damaged.stream("a bell")),
+    ):
+        with pytest.raises(ValueError, match=to_do) as raised:
+            tell()
+        assert not isinstance(raised.value, StoryError)
 
 
 def test_stories_are_yielded_before_later_ones_are_planned(pipeline, prompts, monkeypatch):

@@ -125,6 +125,16 @@ def reciting(ids: Sequence[int], vocabulary: Vocabulary) -> Callable[[Float[Tens
     return lambda scores: next(free)
 
 
+def not_finite(what: str, dtype: torch.dtype) -> ValueError:
+    """Of a network, whatever it was asked."""
+    to_do = (
+        "use float32 or bfloat16, which hold larger ones"
+        if dtype == torch.float16
+        else "the model is damaged: copy its folder again, or take a checkpoint from before"
+    )
+    return ValueError(f"{what} is not finite in {dtype}, numbers were expected; {to_do}")
+
+
 class Planner(nn.Module):
     """`language_model` is a Qwen2ForCausalLM, wrapped by peft while LoRA is there; `qwen` is it in both cases."""
 
@@ -340,7 +350,7 @@ class Planner(nn.Module):
         the planner's context. The repetition penalty, 1.05 in the release, is over prompt and answer (SPEC 4); for
         `free_bridge_score` see WritingRules. `heard` are the tokens of each prompt's recording. `choose` picks the next
         id from a script's scores, in place of the greatest. ValueError for a prompt, a recording or a vocabulary that
-        does not fit.
+        does not fit, and where the network computes what is not finite.
         """
         assert not self.training, "writing needs planner.eval(): LoRA's dropout would be written along"
         for prompt in prompts:
@@ -365,8 +375,11 @@ class Planner(nn.Module):
             else:
                 chosen = [choose(one, row) if left else 0 for one, row, left in zip(scripts, scores, room, strict=True)]
                 tokens = torch.tensor(chosen, device=self.device)
+            tokens = torch.where(scores.amax(dim=-1).isfinite(), tokens, -1)  # a NaN is the greatest of any scores
             # The one wait for the device in a step of all scripts:
             pieces = [(token, *rules.following.get(token, ())) for token in tokens.tolist()]
+            if any(piece == (-1,) for piece in pieces):
+                raise not_finite("what the planner computes", self.dtype)
             fits = [row for row, piece in enumerate(pieces) if len(piece) <= room[row]]
             yield from (
                 Piece(script=scripts[row], ids=pieces[row]) for row in fits if pieces[row][0] in vocabulary.stop_ids

@@ -9,6 +9,7 @@ import commands
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from audiostory.model import tiny
 from audiostory.model.planner import Planner, reciting
@@ -81,6 +82,11 @@ def told_in(folder: Path) -> dict[str, float]:
     }
 
 
+def failures_in(folder: Path) -> dict[str, dict]:
+    """What is kept of each story that could not be told, by its folder's name."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/failure.json"))}
+
+
 def test_every_line_is_told_into_its_folder_as_the_single_command_tells_it(run, inference, model, tmp_path, capsys):
     assert run([LINES[0], b"", *LINES[1:]]) == 0
     assert told_in(tmp_path / "stories") == {"000003": 1.5, "dog": 2.0, "third": 1.5}
@@ -110,24 +116,93 @@ def test_lines_and_stories_that_cannot_be_told_are_named_and_stop_no_other(run, 
         ({"instruction": "a", "id": "../up"}, "id cannot be meant"),
         ({"instruction": "a", "id": "dog"}, 'id "dog" is that of a line before'),
     ]
-    untold = [
-        {"id": "empty", "instruction": "silence"},
-        {"id": "long", "instruction": "a", "total_seconds": 1e6},
-        {"id": "deaf", "instruction": "a", "audio": "nowhere.wav"},
+    of_this_model = [
+        ({"id": "long", "instruction": "a", "total_seconds": 1e6}, "1 to 600 seconds"),
+        ({"id": "deaf", "instruction": "a", "audio": "nowhere.wav"}, "cannot listen"),
     ]
-    assert run([LINES[0], *(line for line, _ in wrong), *untold, LINES[2]]) == 1
+    lines = [line for line, _ in (*wrong, *of_this_model)]
+    assert run([LINES[0], *lines, {"id": "empty", "instruction": "silence"}, LINES[2]]) == 1
     assert told_in(tmp_path / "stories") == {"dog": 2.0, "third": 1.5}
     said = capsys.readouterr().err
+    for line, reason in of_this_model:
+        (told,) = [one for one in said.splitlines() if f'stories.jsonl, the story "{line["id"]}": ' in one]
+        assert reason in told
     for number, (_, reason) in enumerate(wrong, 2):
         (line,) = [line for line in said.splitlines() if f"stories.jsonl, line {number}: " in line]
         assert reason in line
-    reasons = {name: json.loads((tmp_path / f"stories/{name}/failure.json").read_text())["reason"] for name in (
-        "empty", "long", "deaf"
-    )}  # fmt: skip
-    assert "no complete event" in reasons["empty"]
-    assert "1 to 600 seconds" in reasons["long"]
-    assert "cannot listen" in reasons["deaf"]
-    assert "not told, see failure.json in empty, long, deaf" in said
+    assert "no complete event" in failures_in(tmp_path / "stories")["empty"]["reason"]
+    assert list(failures_in(tmp_path / "stories")) == ["empty"]
+    assert "not told, see failure.json in empty" in said
+
+
+def test_what_a_person_must_mend_ends_the_run_and_is_no_failure(run, tmp_path, monkeypatch, capsys):
+    told = AudioStoryPipeline._told
+
+    def damaged(self, plan, *rest):
+        if plan.instruction.text == "a broken dog":
+            raise ValueError("the sound is not finite; mend it")
+        return told(self, plan, *rest)
+
+    lines = [LINES[0], {"id": "broken", "instruction": "a broken dog"}, LINES[2]]
+    with monkeypatch.context() as patch:
+        patch.setattr(AudioStoryPipeline, "_told", damaged)
+        assert run(lines) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith('error: the story "broken" cannot be told: the sound is not finite; mend it')
+    assert (told_in(tmp_path / "stories"), failures_in(tmp_path / "stories")) == ({"dog": 2.0}, {})
+    assert run(lines) == 0
+    assert set(told_in(tmp_path / "stories")) == {"dog", "broken", "third"}
+
+
+def test_a_damaged_planner_ends_the_run_and_leaves_no_failure(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Planner, "logits", lambda self, states: self.qwen.lm_head(states) * float("nan"))
+    assert run(LINES) == 2
+    assert "the model is damaged: copy its folder again" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert (told_in(tmp_path / "stories"), failures_in(tmp_path / "stories")) == ({}, {})
+
+
+def test_a_story_that_memory_does_not_hold_stops_no_other_and_is_tried_again(run, tmp_path, monkeypatch, capsys):
+    from audiostory import pipeline
+
+    denoise = pipeline.denoise
+
+    def small(dit, noise, *rest, **choices):
+        if len(noise) > 1 or len(noise[0]) > 40:
+            raise torch.OutOfMemoryError
+        return denoise(dit, noise, *rest, **choices)
+
+    lines = [LINES[0], {"id": "long", "instruction": "a long dog", "total_seconds": 9.0}, LINES[2]]
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "denoise", small)
+        assert run(lines) == 1
+    assert told_in(tmp_path / "stories") == {"dog": 2.0, "third": 1.5}
+    assert "try --max_batch_frames 1, --max_decode_frames 64" in failures_in(tmp_path / "stories")["long"]["reason"]
+    assert run(lines) == 0
+    assert told_in(tmp_path / "stories") == {"dog": 2.0, "long": 9.0, "third": 1.5}
+    assert failures_in(tmp_path / "stories") == {}
+
+
+def test_the_bounds_on_memory_are_the_pipelines(run, tmp_path, monkeypatch):
+    bounds, told = [], AudioStoryPipeline.tell_many
+
+    def seen(self, *args, **choices):
+        bounds.append((self.max_batch_scripts, self.max_batch_frames, self.max_decode_frames))
+        return told(self, *args, **choices)
+
+    monkeypatch.setattr(AudioStoryPipeline, "tell_many", seen)
+    flags = ("--max_batch_scripts", "1", "--max_batch_frames", "30", "--max_decode_frames", "64")
+    assert run(LINES[:2], *flags) == 0
+    assert run(LINES) == 0  # they change nothing of the sound, so the folder may go on with others
+    assert bounds == [(1, 30, 64), (8, 4000, None)]
+
+
+def test_a_folder_has_a_story_or_a_failure_and_never_both(run, tmp_path, monkeypatch):
+    story, quiet = {"id": "dog", "instruction": "a dog"}, {"id": "dog", "instruction": "silence"}
+    for line, code in ((story, 0), (quiet, 1), (quiet, 1), (story, 0)):
+        assert run([line]) == code
+        assert sorted(path.name for path in (tmp_path / "stories/dog").iterdir()) == (
+            ["failure.json"] if code else ["event_01_a_dog.wav", "event_02_rain.wav", "story.wav", "storyline.json"]
+        )
 
 
 def test_a_run_that_was_stopped_goes_on_and_tells_nothing_twice(run, planned, tmp_path, monkeypatch, capsys):
@@ -197,6 +272,8 @@ def test_processes_share_the_stories(run, planned, tmp_path, monkeypatch):
         (["--audio", __file__], "--audio is about one story"),
         (["--as_released"], "--as_released is about one story"),
         (["--steps", "0"], "steps must be"),
+        (["--max_new_tokens", "0"], "max_new_tokens must be"),
+        (["--max_batch_frames", "0"], "--max_batch_frames must be 1 or more, got 0"),
         (["--input", "nowhere.jsonl"], "there is no file nowhere.jsonl"),
         (["--model_path", "nowhere"], "no model folder at nowhere"),
     ],

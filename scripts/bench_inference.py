@@ -259,7 +259,7 @@ def _child(options: argparse.Namespace, way: str, events: list[int] | None, warm
     """What a process of its own found. ValueError with its last line when it failed."""
     given = {name: getattr(options, name) for name in PASSED_ON}
     flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    flags += [f"--solver={options.solver}"] if options.solver and way != "released_way" else []
+    flags += [f"--solver={solver}"] if (solver := _solver(options)) else []
     flags += [flag for flag, wanted in (("--offload", options.offload), ("--int8", options.int8)) if wanted]
     flags += ["--fill"] if options.fill and way == "released_way" else []
     flags += ["--events", *map(str, events)] if events else []
@@ -311,13 +311,17 @@ def _ours(options: argparse.Namespace) -> Ours:
     pipeline = subjects.open_model(options.scale, options.model_path, options.tangoflux_model, dtype)
     if options.int8:
         weights_to_int8(pipeline.planner, pipeline.dit)
-    solver = options.solver or ("euler" if options.released_way else None)
-    ours = Ours(pipeline, device, steps=options.steps, guidance=options.guidance, solver=solver)
+    ours = Ours(pipeline, device, steps=options.steps, guidance=options.guidance, solver=_solver(options))
     if options.offload:
         pipeline.enable_model_cpu_offload(device=device)
     elif device.type != "cpu":
         pipeline.to(device)
     return ours
+
+
+def _solver(options: argparse.Namespace) -> str | None:
+    """None: the model's own. Beside the release's way it is the release's, in the processes that are started, too."""
+    return options.solver or ("euler" if options.released_way else None)
 
 
 def _theirs(ours: Ours, options: argparse.Namespace) -> tuple[ReleasedWay, list[str]]:

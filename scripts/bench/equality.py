@@ -1,7 +1,7 @@
 """Whether two ways of computing told the same story: the same ids, and latents and samples that differ by rounding.
 
-How much rounding may do is measured, not guessed. The bridge tokens are moved by one rounding each, at random up or
-down, and the story is rendered again: what that moves the latents by is what one rounding of all states costs. Two ways
+How much rounding may do is measured, not guessed. The bridge tokens are moved by one rounding, at random up or down,
+and the story is rendered again: what that moves the latents by is what one rounding of all states costs. Two ways
 round differently at each operation on the path, some OPERATIONS in each block of planner and DiT; as errors of chance
 add up by their squares, the square root of their number times as much is allowed.
 """
@@ -70,12 +70,19 @@ def apart(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 
 def nudged(plan: Plan, seed: int) -> Plan:
-    """The plan with every state one rounding of its kind away."""
+    """The plan with its states one rounding of their kind away.
+
+    A rounding is off by half the distance to the next number, and no state can move by half of it. A quarter of them
+    moved by all of it weigh as much, since errors of chance add up by their squares.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def nudge(states: Tensor) -> Tensor:
-        up = torch.rand(states.shape, generator=generator) < 0.5
-        return states + states * torch.finfo(states.dtype).eps * torch.where(up, 1, -1).to(states)
+        chance = torch.rand(states.shape, generator=generator).to(states.device)
+        steps = (chance < 1 / 8).float() - (chance > 7 / 8).float()
+        exponents = torch.frexp(states.float()).exponent - 1
+        distance = torch.ldexp(torch.full_like(steps, torch.finfo(states.dtype).eps), exponents)
+        return (states.float() + steps * distance).to(states.dtype)
 
     tokens = BridgeTokens(semantic=nudge(plan.bridge_tokens.semantic), residual=nudge(plan.bridge_tokens.residual))
     return replace(plan, bridge_tokens=tokens)

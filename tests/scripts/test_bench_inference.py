@@ -16,9 +16,10 @@ import torch
 from torch.testing import assert_close
 
 from audiostory.model import tiny
+from audiostory.model.inputs import BridgeTokens
 from audiostory.model.planner import LoraSettings
 from audiostory.pipeline import AudioStoryPipeline
-from audiostory.story import Instruction, script
+from audiostory.story import Event, Instruction, Storyline, script
 from audiostory.weights.ours import Settings
 
 bench = commands.load("scripts/bench_inference.py")
@@ -111,6 +112,38 @@ def test_filled_clips_are_as_long_as_the_longest_and_their_own_latents_stay_the_
     assert found.equal
     assert found.samples is None
     assert other.audio.story.seconds == 2.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_states_are_nudged_by_one_rounding(pipeline, dtype):
+    plan = pipeline.plan_from_storyline(
+        Storyline(summary="x", events=(Event(caption="a dog", seconds=1.0, start=0.0),)), "a dog"
+    )
+    states = (3 * torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))).to(dtype)
+    tokens = BridgeTokens(semantic=states[None], residual=states[None, :1])
+    moved = equality.nudged(replace(plan, bridge_tokens=tokens), 0).bridge_tokens.semantic[0]
+    assert moved.dtype == dtype
+    distance = torch.finfo(dtype).eps * 2.0 ** states.double().abs().log2().floor()  # to the next larger number
+    error = (moved.double() - states.double()) / distance
+    assert set(error.abs().unique().tolist()) == {0.0, 1.0}
+    assert error.square().mean().sqrt() == pytest.approx(0.5, rel=0.02)  # that of half a distance everywhere
+    assert error.mean().abs() < 0.01
+
+
+@pytest.mark.parametrize("way", bench.WAYS)
+@pytest.mark.parametrize(
+    ("flags", "solver"), [(["--released_way"], ["--solver=euler"]), (["--solver", "heun"], ["--solver=heun"]), ([], [])]
+)
+def test_a_process_of_its_own_takes_the_steps_that_are_measured(monkeypatch, flags, solver, way):
+    commands_run = []
+
+    def run(command, **_):
+        commands_run.append(command)
+        return subprocess.CompletedProcess(command, 0, stdout="{}\n", stderr="")
+
+    monkeypatch.setattr(bench.subprocess, "run", run)
+    bench._child(bench.parser().parse_args(flags), way, [2], warmup=0)
+    assert [flag for flag in commands_run[0] if flag.startswith("--solver")] == solver
 
 
 def test_both_ways_know_positions_as_exactly_in_bfloat16():

@@ -72,6 +72,7 @@ def _contents(told: StoryAudio, names: list[str], audio: str) -> dict[str, Any]:
             "caption": event.caption,
             "start": round(start, 4),
             "seconds": round(end - start, 4),
+            **_planned(event.seconds, end - start),
             "story_detail": event.story_detail,
             "sound_detail": event.sound_detail,
             "audio": name,
@@ -91,6 +92,11 @@ def _contents(told: StoryAudio, names: list[str], audio: str) -> dict[str, Any]:
         ],
         "reasoning": told.storyline.reasoning,
     }
+
+
+def _planned(seconds: float, told: float) -> dict[str, float]:
+    """How long an event should have been, where it was told otherwise by more than times are rounded."""
+    return {"planned_seconds": round(seconds, 4)} if abs(seconds - told) > 1e-3 else {}
 
 
 def make_way(folder: Path) -> None:

@@ -1,11 +1,11 @@
 """Lets a model that hears judge told stories: four axes from 0 to 5 as in the paper, and a rubric of yes/no items.
 
-    python evaluate/judge.py --told runs/benchmark/told --backend gemini --model gemini-2.5-flash \\
+    python evaluate/judge.py --told runs/benchmark/soundworld/told/mini --backend gemini --model gemini-2.5-flash \\
         --output runs/judge/ours
     python evaluate/judge.py --wavs other/wavs --items items.jsonl --backend openai --model Qwen/Qwen2.5-Omni-7B \\
         --base_url http://127.0.0.1:8000/v1 --output runs/judge/other
-    python evaluate/judge.py --told runs/benchmark/told --backend local --model models/Qwen2-Audio-7B-Instruct \\
-        --output runs/judge/local
+    python evaluate/judge.py --told runs/benchmark/soundworld/told/mini --backend local \\
+        --model models/Qwen2-Audio-7B-Instruct --output runs/judge/local
 
 --told is a folder of stories as evaluate/inference.py and evaluate/benchmark.py write them; --wavs holds any system's
 recordings ID.wav with their instructions in --items, lines of {"id": ..., "instruction": ...} ("total_seconds" too, if

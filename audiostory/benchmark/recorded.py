@@ -56,7 +56,7 @@ class Item:
 @dataclass(frozen=True, kw_only=True)
 class RecordedStory:
     """A recording that can be read to its end. `events` are the system's own plan where it left one (`own_plan`), else
-    the item's.
+    the item's; they stand where they sound, and `planned` has how long each should have been by the system's own plan.
 
     `clips` has a file per event, or none. A clip may sound on under the next event, as ours do for the cross-fade.
     """
@@ -67,6 +67,7 @@ class RecordedStory:
     sample_rate: int
     events: tuple[Event, ...]
     own_plan: bool
+    planned: tuple[float, ...] = ()
     clips: tuple[Path, ...] = ()
     clip_seconds: tuple[float, ...] = ()
 
@@ -224,13 +225,17 @@ def _from_record(folder: Path, item: Item) -> RecordedStory:
         record = json.loads(file.read_text(encoding="utf-8"))
         names = [event.get("audio") for event in record["events"]]
         events = _events(record["events"])
+        planned = tuple(
+            _seconds(row, "planned_seconds") if "planned_seconds" in row else event.seconds
+            for row, event in zip(record["events"], events, strict=True)
+        )
         audio = inside(folder, record.get("audio") or "story.wav")
         clips = tuple(inside(folder, name) for name in names if name is not None)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} holds no plan ({error!r}); write it again") from error
     if len(clips) not in (0, len(events)):
         raise ValueError(f"{file} names clips for {len(clips)} of {len(events)} events; name all of them, or none")
-    return _story(item.id, audio, events, clips, own_plan=True)
+    return replace(_story(item.id, audio, events, clips, own_plan=True), planned=planned)
 
 
 def _clips(folder: Path, item: Item) -> tuple[Path, ...]:

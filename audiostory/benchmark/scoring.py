@@ -41,6 +41,7 @@ from audiostory.benchmark.soundworld import others
 SIGNAL = ("durations", "joins", "levels")  # measured on samples, without a network
 NETWORKS = ("vggish", "cnn14_16k", "cnn14_32k", "clap")
 METRICS = (*SIGNAL, *NETWORKS)
+INCEPTION = "inception score"
 
 
 Of = TypeVar("Of")  # what a measure is taken of
@@ -64,12 +65,14 @@ class Networks:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Scores by measure, warnings in words, and what the figures depend on (networks, digests, bandwidths).
-    `by_story` has the figures that a story has of its own, for those of which they were wanted."""
+    """Scores by measure, warnings in words, and what the figures depend on: `facts` of what all systems have in common
+    (networks, digests, bandwidths), `fits` of how well a line fits this system's distances, by network. `by_story` has
+    the figures that a story has of its own, for those of which they were wanted."""
 
     scores: Mapping[str, Score]
     notes: tuple[str, ...]
     facts: Mapping[str, Any]
+    fits: Mapping[str, Any] = field(default_factory=dict)
     by_story: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -139,7 +142,13 @@ def score(
     if "clap" in metrics and networks.clap:
         captions = [item.caption for item in items]
         scores |= listening.words(networks.clap, captions, _cuts(stories, workshop, progress))
-    return Scored(scores=scores, notes=tuple(listening.notes), facts=listening.facts, by_story=each.by_story)
+    return Scored(
+        scores=scores,
+        notes=tuple(listening.notes),
+        facts=listening.facts,
+        fits=listening.fits,
+        by_story=each.by_story,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +183,7 @@ class _Listening:
         self.cache, self.seed, self.each, self.progress = cache, seed, each, progress
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
+        self.fits: dict[str, Any] = {}
 
     def patches(self, network: Embedder) -> dict[str, Score]:
         """FAD and its kin over the vectors of all patches of all stories."""
@@ -184,7 +194,7 @@ class _Listening:
         if len(generated) > SMALLEST:
             line = frechet_infinity(generated, reference, seed=self.seed)
             scores[f"FAD-infinity ({network.name})"] = self._distance(line.value)
-            self.facts[network.name] |= {"fad_infinity_r_squared": line.r_squared}
+            self.fits[network.name] = {"fad_infinity_r_squared": line.r_squared}
         else:
             self._warn(f"{network.name}: {len(generated)} vectors are too few for FAD-infinity, which needs {SMALLEST}")
         return scores | self._kernel(network, generated, reference)
@@ -203,7 +213,7 @@ class _Listening:
         self.each.add({id: id for id in told}, lambda id: _divergences({id: told[id]}, truth), _name(network))
         if len(generated) >= SPLITS:
             logits = np.stack([*heard.rows("logits").values()])
-            scores[f"inception score ({network.name})"] = inception_score(logits).score
+            scores[f"{INCEPTION} ({network.name})"] = inception_score(logits).score
         else:
             self._warn(f"{network.name}: an inception score needs {SPLITS} recordings, there are {len(generated)}")
         return scores
@@ -303,7 +313,7 @@ def _only(features: Features, ids: Sequence[str]) -> Features:
 def _lengths(item: Item, story: RecordedStory) -> Lengths:
     return Lengths(
         asked=item.instruction.total_seconds,
-        planned=tuple(event.seconds for event in story.events) if story.own_plan else None,
+        planned=story.planned if story.own_plan else None,
         measured=story.seconds,
         clips=story.clip_seconds if story.own_plan else (),
     )

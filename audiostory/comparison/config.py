@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from audiostory import composing
 
+CONTROLS = ("truth", "codec", "silence", "guess", "shuffled")  # columns that stand beside the systems, of any suite
+
 
 @dataclass(frozen=True, kw_only=True)
 class SoundWorld:
@@ -112,6 +114,8 @@ def _system(name: str, chosen: Any) -> Teller | Folder:
     where = f"systems.{name}"
     if not name.replace("_", "").replace("-", "").isalnum():
         raise ValueError(f"{where}: a system's name becomes a folder's; use letters, digits, - and _")
+    if name in CONTROLS:
+        raise ValueError(f"{where}: {name} is the name of a control, which has a column too; give the system another")
     kinds = dict.fromkeys(("ours", "whole_caption", "cascade", "true_captions"), Teller) | {"folder": Folder}
     return composing.build(_kind(kinds, chosen, where), chosen, where)
 

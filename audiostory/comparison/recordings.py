@@ -5,15 +5,17 @@ OUTPUT/told/SYSTEM/ID/    stories; OUTPUT/report.md, report.json, index.html; OU
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from audiostory.benchmark import page, paper, report
 from audiostory.benchmark.entries import HeardStory, entries
+from audiostory.benchmark.metrics.levels import LEVELS
 from audiostory.benchmark.recorded import Item, Recorded, read_items, read_recorded, read_references
 from audiostory.benchmark.report import Report
-from audiostory.benchmark.scoring import Networks, Scored, common, score, shuffled
+from audiostory.benchmark.scoring import INCEPTION, Networks, Scored, common, score, shuffled
 from audiostory.comparison import making, networks, tellers
 from audiostory.comparison.config import Benchmark, Recordings
 from audiostory.comparison.facts import versions
@@ -31,7 +33,7 @@ measure sees. An event is what the system's own plan says, where it left one, an
 """
 CONTROLS = {
     "truth": "the references against themselves: the most that there is",
-    "shuffled": "chance: each item answered with another one's reference; as sets they are the references themselves",
+    "shuffled": "chance: each item answered with another one's reference, where it matters whose a recording is",
 }
 
 
@@ -41,6 +43,10 @@ def run(benchmark: Benchmark, suite: Recordings, place: Place) -> Iterator[tuple
     ValueError for what a person must mend: before any work where that can be known.
     """
     output = Path(benchmark.output)
+    if suite.table not in paper.TABLES:
+        raise ValueError(
+            f"suite.table is {suite.table}; of the paper's tables there are {', '.join(map(str, paper.TABLES))}"
+        )
     items = read_items(Path(suite.items))
     if suite.num is not None and suite.num > len(items):
         raise ValueError(f"{suite.items} holds {len(items)} items, {suite.num} were asked; give suite.num less or null")
@@ -66,13 +72,14 @@ def run(benchmark: Benchmark, suite: Recordings, place: Place) -> Iterator[tuple
     kept, notes = common(items, sides)
     scored = _scored(kept, sides, suite, loaded, output, benchmark.seed)
     columns = {name: found.scores for name, found in scored.items() if name in systems or name in suite.controls}
+    measured = {name: columns[name] for name in systems}
     found = Report(
         title=f"{len(kept)} items of {suite.name}",
         columns=columns,
         about={name: systems[name].about if name in systems else CONTROLS[name] for name in columns},
         how_to_read=HOW_TO_READ,
         notes=notes + [f"{name}: {note}" for name, one in scored.items() if name in columns for note in one.notes],
-        beside_paper=[_beside(suite.table, {name: columns[name] for name in systems})] if systems else (),
+        beside_paper=[report.Comparison(table=paper.TABLES[suite.table], measured=measured)] if measured else (),
         facts={
             "versions": versions(),
             "items": {"file": str(suite.items), "sha256": sha256(Path(suite.items)), "num": len(items)},
@@ -80,6 +87,7 @@ def run(benchmark: Benchmark, suite: Recordings, place: Place) -> Iterator[tuple
             "fade_seconds": suite.fade_seconds,
             "seed": benchmark.seed,
             "networks": scored["truth"].facts,
+            "fits": {name: one.fits for name, one in scored.items() if name in columns and one.fits},
         },
     )
     if suite.pages:
@@ -118,18 +126,14 @@ def _scored(
     scored = {name: one(name, told) for name, told in sides.items()}
     if "shuffled" in suite.controls:
         chance = one("shuffled", shuffled(items, sides["truth"]))
-        of_sets = {name for name, figure in chance.scores.items() if figure.low != figure.low}
-        alone = {name: figure for name, figure in chance.scores.items() if name not in of_sets}
-        scored["shuffled"] = replace(chance, scores=alone, notes=())
+        # What takes no heed of the order in which recordings come is the truth's own, and would pass for chance.
+        same = {name for name, figure in chance.scores.items() if math.isnan(figure.low)}
+        same |= {name for name in chance.scores if name.startswith(INCEPTION)} | {*LEVELS}
+        paired = {name: figure for name, figure in chance.scores.items() if name not in same}
+        scored["shuffled"] = replace(chance, scores=paired, notes=(), fits={})
     return scored
 
 
 def _asked(item: Item) -> Asked:
     storyline = Storyline(summary=item.caption, events=item.events)
     return Asked(id=item.id, instruction=item.instruction, caption=item.caption, storyline=storyline)
-
-
-def _beside(table: int, measured: report.Columns) -> report.Comparison:
-    if table not in paper.TABLES:
-        raise ValueError(f"suite.table is {table}; of the paper's tables there are {', '.join(map(str, paper.TABLES))}")
-    return report.Comparison(table=paper.TABLES[table], measured=measured)

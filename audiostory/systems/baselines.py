@@ -2,14 +2,14 @@
 
 Their clips stand one after the other, without a cross-fade. An event that is longer than the text-to-audio model's
 longest clip is made that long, and the story is then shorter than planned: stretching it by parts would be a system
-that nobody has. What was shortened stands among the story's problems.
+that nobody has. The plan stays as it was, beside the times at which things sound, and what was shortened stands among
+the story's problems.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,21 +105,17 @@ def _told(storyline: Storyline, text_to_audio: TextToAudio, seed: int, problems:
     clips = timeline.cut(
         [min(event.seconds, longest) for event in storyline.events], max_clip_seconds=math.inf, crossfade_seconds=0.0
     )
-    events = [
-        replace(event, start=clip.start, seconds=clip.seconds)
-        for event, clip in zip(storyline.events, clips, strict=True)
-    ]
     waveforms = text_to_audio.sounds(
-        [event.caption for event in events],
-        [event.seconds for event in events],
-        [_clip_seed(seed, index) for index in range(len(events))],
+        [event.caption for event in storyline.events],
+        [clip.seconds for clip in clips],
+        [_clip_seed(seed, index) for index in range(len(clips))],
     )
     waveforms = [
         timeline.fit(waveform, clip.num_samples(waveform.sample_rate))
         for waveform, clip in zip(waveforms, clips, strict=True)
     ]
     rendering = Rendering(seed=seed, steps=text_to_audio.steps, guidance=text_to_audio.guidance, crossfade_seconds=0.0)
-    return assemble(replace(storyline, events=tuple(events)), rendering, clips, waveforms, [*problems, *shortened])
+    return assemble(storyline, rendering, clips, waveforms, [*problems, *shortened])
 
 
 def _clip_seed(seed: int, index: int) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from audiostory import sound
 from audiostory.benchmark.embedders.recordings import Preparation
+from audiostory.benchmark.metrics.frechet_infinity import frechet_infinity
 from audiostory.benchmark.recorded import Item, read_recorded, read_references
 from audiostory.benchmark.scoring import METRICS, NETWORKS, Networks, common, score, shuffled
 from audiostory.story import Event, Instruction
@@ -153,6 +154,18 @@ def test_unequal_numbers_are_warned_of(items, networks, tmp_path):
     found = score(items, longer, truth, ["vggish"], networks, tmp_path / "events")
     assert any("unequal numbers" in note for note in found.notes)
     assert any("too few for FAD-infinity" in note for note in found.notes)
+    assert found.fits == {}
+
+
+def test_how_well_the_line_of_fad_infinity_fits_is_told_of_each_system(items, networks, tmp_path, monkeypatch):
+    monkeypatch.setattr("audiostory.benchmark.scoring.SMALLEST", 10)
+    monkeypatch.setattr(frechet_infinity, "__kwdefaults__", frechet_infinity.__kwdefaults__ | {"smallest": 10})
+    truth = read_references(items)
+    same = read_recorded(told(tmp_path / "same", items, [PITCHES[0]] * 3), items)
+    found = [score(items, side, truth, ["vggish"], networks, tmp_path / "events") for side in (truth, same)]
+    assert found[0].facts == found[1].facts
+    fits = [one.fits["vggish"]["fad_infinity_r_squared"] for one in found]
+    assert fits[0] != fits[1]
 
 
 def test_a_story_has_figures_of_its_own_whose_means_are_the_systems(items, networks, tmp_path):

@@ -9,9 +9,10 @@ import pytest
 from benchmark.test_scoring import Pitch, item, told
 
 from audiostory import sound
+from audiostory.benchmark import tasks
 from audiostory.benchmark.recorded import read_items
 from audiostory.benchmark.scoring import Networks
-from audiostory.comparison import networks
+from audiostory.comparison import config, networks, recordings
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,9 @@ def test_any_systems_folder_is_scored_beside_the_truth_and_chance_and_the_paper(
     assert list(scores) == ["folder", "truth", "shuffled"]
     assert scores["truth"]["FAD (vggish)"]["mean"] == pytest.approx(0, abs=1e-9)
     assert scores["folder"]["FAD (vggish)"]["low"] is None
-    assert "FAD (vggish)" not in scores["shuffled"]
+    assert scores["shuffled"].keys() <= scores["truth"].keys()
+    for of_sets in ("FAD (vggish)", "inception score", "loudness (LUFS)"):  # as sets they are the references themselves
+        assert not [measure for measure in scores["shuffled"] if of_sets in measure]
     cosine = "cosine of event and caption (clap)"
     assert scores["folder"][cosine]["mean"] > 0.99 > 0.6 > scores["shuffled"][cosine]["mean"]
     assert page["facts"]["networks"]["clap"]["weights_sha256"] == "0"
@@ -99,6 +102,8 @@ def test_missing_networks_are_named_all_at_once_with_what_to_fetch(run, tmp_path
         (("suite.controls=[silence]",), "suite.controls has 'silence'"),
         (("+suite.weights.clapp=x",), "suite.weights has 'clapp'"),
         (("suite.items=nowhere",), "nowhere"),
+        (("suite.table=9",), "suite.table is 9; of the paper's tables there are 1"),
+        (("system=[]", "+systems.truth.kind=folder", "+systems.truth.folder=x"), "truth is the name of a control"),
         (("suite.metrics=[levels]", "system=folder", "systems.folder.folder=nowhere"), "there is no folder nowhere"),
     ],
 )
@@ -108,6 +113,11 @@ def test_a_mistake_costs_a_line_and_no_file(run, tmp_path, capsys, overrides, me
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+def test_no_system_is_called_as_a_control_is():
+    named = {name for task in tasks.CONTROLS.values() for name in task} | {*recordings.CONTROLS}
+    assert named == {*config.CONTROLS}
 
 
 def test_clap_is_fetched_only_where_the_path_says_hub(monkeypatch, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,11 @@ from hypothesis import strategies as st
 from systems.cases import RATE, Noises, asked
 
 from audiostory import timeline
+from audiostory.benchmark.recorded import Item, read_recorded
 from audiostory.model import flow
 from audiostory.pipeline import StoryError
-from audiostory.story import ProblemKind
+from audiostory.story import Instruction, ProblemKind
+from audiostory.story_files import save
 from audiostory.systems.asked import story_seed
 from audiostory.systems.baselines import Cascade, TrueCaptions, WholeCaption
 
@@ -40,11 +44,23 @@ def test_true_captions_are_laid_end_to_end_without_a_fade():
 
 def test_an_event_longer_than_the_longest_clip_is_made_that_long_and_says_so():
     told = only(TrueCaptions(Noises()).tell([asked("a", 1.0, 6.0, 2.0)]))
-    assert [event.seconds for event in told.storyline.events] == [1.0, 4.0, 2.0]
-    assert [event.start for event in told.storyline.events] == [0.0, 1.0, 5.0]
+    assert [event.seconds for event in told.storyline.events] == [1.0, 6.0, 2.0]  # the plan stays
+    assert told.times == ((0.0, 1.0), (1.0, 5.0), (5.0, 7.0))
     assert told.story.num_samples == 7.0 * RATE
     assert [(problem.kind, problem.event) for problem in told.problems] == [(ProblemKind.TOO_LONG, 2)]
     assert "should last 6 s, the longest clip has 4 s" in told.problems[0].message
+
+
+def test_what_was_shortened_is_measured_against_its_plan(tmp_path):
+    told = only(TrueCaptions(Noises()).tell([asked("a", 1.0, 6.0, 2.0)]))
+    save(told, tmp_path / "a", {"instruction": "sounds"}, picture=False)
+    events = told.storyline.events
+    item = Item(id="a", instruction=Instruction(text="sounds"), caption="sounds", events=events, reference=None)
+    story = read_recorded(tmp_path, [item]).stories["a"]
+    assert story.planned == (1.0, 6.0, 2.0)
+    assert [(event.start, event.seconds) for event in story.events] == [(0.0, 1.0), (1.0, 4.0), (5.0, 2.0)]
+    said = [event.get("planned_seconds") for event in json.loads((tmp_path / "a/storyline.json").read_text())["events"]]
+    assert said == [None, 6.0, None]
 
 
 @settings(max_examples=30, deadline=None)

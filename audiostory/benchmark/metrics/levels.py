@@ -19,6 +19,7 @@ FULL_SCALE = 0.999  # the highest sample that 16 bits can write is 0.99997
 GATE = -70.0  # LUFS; where the meter of BS.1770 hears nothing any more
 SHORTEST = 0.4  # seconds; one block of that meter
 MOST_CHANNELS = 5  # that it knows how to weigh
+LEVELS = ("silent (share of time)", "clipped (share of samples)", "loudness (LUFS)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,11 @@ def measure_levels(samples: Shaped[np.ndarray, "C W"], sample_rate: int) -> Leve
 
 def score_levels(recordings: Sequence[Levels]) -> dict[str, Score]:
     """The means, each recording counting once, however long it is."""
+    silent, clipped, loudness = LEVELS
     return {
-        "silent (share of time)": bootstrap([levels.silent] for levels in recordings),
-        "clipped (share of samples)": bootstrap([levels.clipped] for levels in recordings),
-        "loudness (LUFS)": bootstrap([levels.loudness] for levels in recordings if levels.loudness is not None),
+        silent: bootstrap([levels.silent] for levels in recordings),
+        clipped: bootstrap([levels.clipped] for levels in recordings),
+        loudness: bootstrap([levels.loudness] for levels in recordings if levels.loudness is not None),
     }
 
 

@@ -63,7 +63,11 @@ def parser() -> argparse.ArgumentParser:
     add = arguments.add_argument_group("who judges").add_argument
     add("--backend", required=True, choices=tuple(PACKAGES), help="gemini, an OpenAI-compatible server, or local")
     add("--model", required=True, metavar="ID", help="the model's pinned name; its folder for local")
-    add("--base_url", metavar="URL", help="another server than the service's own (up to /v1 for openai)")
+    add(
+        "--base_url",
+        metavar="URL",
+        help="another server than the service's own (up to /v1 for openai); another address is another judge",
+    )
     add("--key_env", metavar="NAME", help="another environment variable that holds the key")
     add("--temperature", type=float, default=0.0, help="0 is as repeatable as a judge gets (0)")
     add("--device", metavar="NAME", help="for local, such as cuda:0 (cuda if there is one)")
@@ -131,7 +135,7 @@ def judge(options: argparse.Namespace) -> int:
     if not planned:
         raise ValueError("there is nothing to judge" + (f": {failures[0].reason}" if failures else ""))
     facts = {
-        "judge": {**asdict(identity), "prompts": prompts.version(), "server": options.base_url},
+        "judge": {**asdict(identity), "prompts": prompts.version()},
         "asked": {**asdict(plan), "axes": axes, "shuffle": options.shuffle},
         "stories": {"from": str(options.told or options.wavs), "num": len(stories), "untold": untold},
         "rubrics": str(rubrics_file) if draws else None,
@@ -192,7 +196,8 @@ def _identity(options: argparse.Namespace) -> Identity:
         from audiostory.benchmark.judge.local import model_name
 
         model = model_name(Path(model))
-    return Identity(backend=options.backend, model=model, temperature=options.temperature)
+    server = None if options.backend == "local" or options.base_url is None else options.base_url.rstrip("/")
+    return Identity(backend=options.backend, model=model, temperature=options.temperature, server=server)
 
 
 def _rubric_by_story(stories: Sequence[Story], draws: Sequence[Call], rubrics: Journal) -> dict[str, list[str]]:

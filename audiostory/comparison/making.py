@@ -60,21 +60,25 @@ def seconds_to_tell(task: StoryTask, folder: Path) -> dict[str, float]:
 
 
 def code(task: StoryTask, codec: Path, device: str | None, place: Place) -> None:
-    """The true clips through the codec of a model's folder."""
+    """The true clips through the codec of a model's folder, each once: they are kept by what is in them."""
     mine = task.truths[place.rank :: place.processes]
     settings = {"codec_sha256": fingerprint(codec)}
     keep_settings(task.folder / CODEC, settings)
-    pairs = [
-        (event.audio, clip)
-        for truth in mine
-        for event, clip in zip(truth.events, _coded_clips(task, truth), strict=True)
-        if event.audio
-    ]
-    through_codec(codec, pairs, device=device, progress=f"encoding and decoding{place}")
+    clips = [event.audio for truth in mine for event in truth.events if event.audio]
+    pairs = {_coded(task, clip): clip for clip in clips}
+    through_codec(
+        codec,
+        [(clip, target) for target, clip in pairs.items()],
+        device=device,
+        progress=f"encoding and decoding{place}",
+    )
 
 
 def coded(task: StoryTask) -> list[ToldStory]:
-    return [as_told(truth, _coded_clips(task, truth)) for truth in task.truths]
+    """The stories of the truth in these clips."""
+    return [
+        as_told(truth, [_coded(task, event.audio) for event in truth.events if event.audio]) for truth in task.truths
+    ]
 
 
 def plan_after_silence(task: StoryTask, name: str, system: Ours, place: Place) -> None:
@@ -129,9 +133,8 @@ def _asked(truth: TrueStory) -> Asked:
     return Asked(id=truth.id, instruction=truth.instruction, caption=truth.storyline.summary, storyline=truth.storyline)
 
 
-def _coded_clips(task: StoryTask, truth: TrueStory) -> list[Path]:
-    folder = task.folder / CODEC / truth.id
-    return [folder / f"event_{number:02d}.wav" for number in range(1, len(truth.events) + 1)]
+def _coded(task: StoryTask, clip: Path) -> Path:
+    return task.folder / CODEC / f"{sha256(clip)[:32]}.wav"
 
 
 def _lines(folder: Path, name: str, read: Callable[[Path], Mapping[str, Line]]) -> dict[str, Line]:

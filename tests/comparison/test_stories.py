@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import commands
@@ -12,6 +14,7 @@ import planning
 import pytest
 from benchmark.cases import write_manifest
 
+from audiostory import sound
 from audiostory.benchmark.ear import BUNDLED, Ear
 from audiostory.pipeline import AudioStoryPipeline, StoryError
 from audiostory.processes import Place
@@ -132,6 +135,21 @@ def test_what_is_told_is_not_told_again_and_no_model_is_loaded(run, asked, tmp_p
     assert run() == 0
     assert report(tmp_path)["scores"] == first
     assert len(asked) == num_asked == 6
+
+
+def test_a_clip_that_was_written_anew_goes_through_the_codec_again(run, tmp_path, corpus):
+    mine = tmp_path / "corpus"
+    shutil.copytree(corpus.parent, mine)
+    manifest = mine / "manifest.jsonl"
+    alone = ("system=[]", "suite.num=2", "suite.controls=[codec]", "suite.pages=0")
+    assert run(*alone, manifest=manifest) == 0
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out/codec").glob("*.wav")}
+    first = next(mine.glob("audio/test-000000/0.wav"))
+    sound.write(first, replace(loud := sound.read(first), samples=0.5 * loud.samples))
+    assert run(*alone, manifest=manifest) == 0
+    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out/codec").glob("*.wav")}
+    assert before.items() < after.items()
+    assert len(after) == len(before) + 1
 
 
 def test_a_stopped_run_goes_on_and_more_stories_can_follow(run, asked, tmp_path, monkeypatch, capsys):

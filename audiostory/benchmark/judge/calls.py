@@ -21,11 +21,13 @@ DRAWN = "rubric items"  # the name of the questions that draw a rubric from an i
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Whose answers these are."""
+    """Whose answers these are. `server` is the address of one that is not the service's own: what a model's name stands
+    for there is up to whoever runs it."""
 
     backend: str
     model: str
     temperature: float
+    server: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,7 @@ def _call(
     depends_on = [
         *(identity.backend, identity.model, identity.temperature, prompts.version()),
         *(named, axis, number, prompt, heard and heard[1]),
+        *((identity.server,) if identity.server else ()),  # answers of the service's own keep their keys
     ]
     return Call(
         key=hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32],

@@ -17,7 +17,7 @@ from audiostory.benchmark.intervals import Score, bootstrap
 from audiostory.benchmark.metrics.divergence import LARGEST, divergence_of_rows
 from audiostory.benchmark.metrics.frechet import frechet_distance
 from audiostory.benchmark.metrics.kernel import kernel_distance
-from audiostory.benchmark.metrics.sets import unequal_numbers
+from audiostory.benchmark.metrics.sets import few_vectors, unequal_numbers
 from audiostory.benchmark.soundworld import Answers, others
 
 FD, KAD, KL = "ear FD", "ear KAD", "ear KL (truth || told)"
@@ -54,9 +54,8 @@ def likeness_notes(answers: Answers, truth: Answers) -> list[str]:
         return [f"{told} clips told and {true} true ones: too few for {FD} and {KAD}"]
     if note := unequal_numbers(told, true, "clips"):
         notes.append(f"{FD}, {KAD}: {note}")
-    width = _features(truth).shape[1]
-    if min(told, true) <= width:
-        notes.append(f"{FD} is mostly bias: {min(told, true)} clips for {width} features; tell more stories")
+    if note := few_vectors(told, true, _features(truth).shape[1], FD):
+        notes.append(note)
     return notes
 
 

@@ -2,17 +2,20 @@
 
     sides = {"truth": read_references(items), "mini": read_recorded(folder, items)}
     kept, notes = common(items, sides)
-    scored = score(kept, sides["mini"], sides["truth"], networks, workshop)
+    cuts = {name: cut_events([side.stories[item.id] for item in kept], workshop / name) for name, side in sides.items()}
+    scored = score(kept, sides["mini"], sides["truth"], METRICS, networks, cuts["mini"], cuts["truth"])
 
 All systems are scored on the same items, those that every one of them and the references have: a distance between sets
 depends on how many there are, and an easy half of the items is easier. What that leaves out is named in the notes, and
 "stories told" counts a system's own failures. Stories are embedded whole and event by event: VGGish has a vector for
-every second of a story, so long stories weigh more there; Cnn14 has one per recording. No torch here.
+every second of a story, so long stories weigh more there; Cnn14 has one per recording, in which a long story is
+averaged away, so its events say more. Of events there are distances between sets alone: KL wants pairs, and plans
+differ. No torch here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -34,13 +37,14 @@ from audiostory.benchmark.metrics.joins import measure_joins, score_joins
 from audiostory.benchmark.metrics.kernel import kernel_distance
 from audiostory.benchmark.metrics.levels import measure_levels, score_levels
 from audiostory.benchmark.metrics.retrieval import EmbeddedStory, score_cosines, score_order
-from audiostory.benchmark.metrics.sets import unequal_numbers
+from audiostory.benchmark.metrics.sets import few_vectors, unequal_numbers
 from audiostory.benchmark.recorded import Item, Recorded, RecordedStory, read_events
 from audiostory.benchmark.soundworld import others
 
 SIGNAL = ("durations", "joins", "levels")  # measured on samples, without a network
 NETWORKS = ("vggish", "cnn14_16k", "cnn14_32k", "clap")
 METRICS = (*SIGNAL, *NETWORKS)
+Cuts = Mapping[str, Sequence[Path | None]]  # a file for each event of a story, None where there is no sound
 INCEPTION = "inception score"
 
 
@@ -103,20 +107,41 @@ def shuffled(items: Sequence[Item], references: Recorded, seed: int = 0) -> Reco
     return Recorded(stories=stories, faults=(), extra=())
 
 
+def cut_events(stories: Sequence[RecordedStory], folder: Path, progress: str = "") -> Cuts:
+    """A file per event, cut out of its story into `folder`. A story of one event is its own cut. `progress` names the
+    system in the bar, if any."""
+    cuts: dict[str, list[Path | None]] = {}
+    bar = f"events of {progress}" if progress else ""
+    for story in tqdm(stories, desc=bar, unit="story", disable=not bar):
+        if len(story.events) == 1:
+            cuts[story.id] = [story.audio]
+            continue
+        files: list[Path | None] = []
+        for number, piece in enumerate(read_events(story, cut=True), start=1):
+            file = folder / story.id / f"{number:02d}.wav"
+            if piece is not None:
+                sound.write(file, piece)
+            files.append(file if piece is not None else None)
+        cuts[story.id] = files
+    return cuts
+
+
 def score(
     items: Sequence[Item],
     told: Recorded,
     references: Recorded,
     metrics: Sequence[str],
     networks: Networks,
-    workshop: Path,
+    cuts: Cuts,
+    true_cuts: Cuts,
     *,
     fade_seconds: float = 0.0,
     seed: int = 0,
     shown: Sequence[str] = (),
     progress: str = "",
 ) -> Scored:
-    """One system on `items`, which both sides have. `workshop` takes the events that are cut out of its stories.
+    """One system on `items`, which both sides have. `cuts` are the events of its stories, `true_cuts` those of the
+    references, as `cut_events` cuts them; for metrics that are no network's none are needed.
 
     Stories are looked at by the system's own plan where it left one. `fade_seconds`: see metrics/joins.py; the same for
     all systems. `shown` are the ids of stories whose own figures are wanted. `progress` names the system in the bars;
@@ -132,8 +157,8 @@ def score(
         each.add(lengths, lambda one: score_durations([one]))
     if {"joins", "levels"} & {*metrics}:
         scores |= _signal_scores(stories, metrics, fade_seconds, each, progress)
-    true_stories = [references.stories[item.id] for item in items]
-    listening = _Listening(stories, true_stories, networks.cache, seed, each, progress)
+    true_files = {item.id: references.stories[item.id].audio for item in items}
+    listening = _Listening(stories, true_files, cuts, true_cuts, networks.cache, seed, each, progress)
     if "vggish" in metrics and networks.vggish:
         scores |= listening.patches(networks.vggish)
     for name in metrics:
@@ -141,7 +166,7 @@ def score(
             scores |= listening.recordings(network)
     if "clap" in metrics and networks.clap:
         captions = [item.caption for item in items]
-        scores |= listening.words(networks.clap, captions, _cuts(stories, workshop, progress))
+        scores |= listening.words(networks.clap, captions)
     return Scored(
         scores=scores,
         notes=tuple(listening.notes),
@@ -171,61 +196,61 @@ class _Listening:
     def __init__(
         self,
         stories: Sequence[RecordedStory],
-        references: Sequence[RecordedStory],
+        true_files: Mapping[str, Path],
+        cuts: Cuts,
+        true_cuts: Cuts,
         cache: Path,
         seed: int,
         each: _Each,
         progress: str,
     ) -> None:
         self.stories = {story.id: story for story in stories}
-        self.files = {story.id: story.audio for story in stories}
-        self.true_files = {story.id: story.audio for story in references}
+        self.files, self.true_files = {story.id: story.audio for story in stories}, true_files
+        self.events, self.true_events = _by_event(cuts, self.files), _by_event(true_cuts, self.files)
         self.cache, self.seed, self.each, self.progress = cache, seed, each, progress
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
         self.fits: dict[str, Any] = {}
 
     def patches(self, network: Embedder) -> dict[str, Score]:
-        """FAD and its kin over the vectors of all patches of all stories."""
+        """FAD and its kin over the vectors of all patches, of whole stories and of their events."""
         heard, true = self._both(network)
-        generated, reference = heard.vectors(), true.vectors()
-        self._warn(unequal_numbers(len(generated), len(reference), f"{network.name} vectors"))
-        scores = {f"FAD ({network.name})": self._distance(frechet_distance(generated, reference))}
+        generated = heard.vectors()
+        scores = self._distances(network, "FAD", generated, true.vectors(), len(heard.arrays))
         if len(generated) > SMALLEST:
-            line = frechet_infinity(generated, reference, seed=self.seed)
-            scores[f"FAD-infinity ({network.name})"] = self._distance(line.value)
+            line = frechet_infinity(generated, true.vectors(), seed=self.seed)
+            scores[f"FAD-infinity ({network.name})"] = _distance(line.value, len(heard.arrays))
             self.fits[network.name] = {"fad_infinity_r_squared": line.r_squared}
         else:
             self._warn(f"{network.name}: {len(generated)} vectors are too few for FAD-infinity, which needs {SMALLEST}")
-        return scores | self._kernel(network, generated, reference)
+        if events := self._both_events(network):
+            heard, true = events
+            scores |= self._distances(network, "FAD of events", heard.vectors(), true.vectors(), len(heard.arrays))
+        return scores
 
     def recordings(self, network: Embedder) -> dict[str, Score]:
-        """FD over one vector per story, the divergence from each story's reference, and the inception score."""
+        """FD over one vector per story and per event, the divergence from each story's reference, and the inception
+        score."""
         heard, true = self._both(network)
-        generated, reference = np.stack([*heard.rows().values()]), np.stack([*true.rows().values()])
-        self._warn(unequal_numbers(len(generated), len(reference), f"recordings heard by {network.name}"))
         told, truth = heard.rows("logits"), true.rows("logits")
         scores = {
-            f"FD ({network.name})": self._distance(frechet_distance(generated, reference)),
-            **self._kernel(network, generated, reference),
+            **self._distances(network, "FD", heard.vectors(), true.vectors(), len(told)),
             **_named(_divergences(told, truth), network),
         }
         self.each.add({id: id for id in told}, lambda id: _divergences({id: told[id]}, truth), _name(network))
-        if len(generated) >= SPLITS:
-            logits = np.stack([*heard.rows("logits").values()])
-            scores[f"{INCEPTION} ({network.name})"] = inception_score(logits).score
+        if len(told) >= SPLITS:
+            scores[f"{INCEPTION} ({network.name})"] = inception_score(np.stack([*told.values()])).score
         else:
-            self._warn(f"{network.name}: an inception score needs {SPLITS} recordings, there are {len(generated)}")
+            self._warn(f"{network.name}: an inception score needs {SPLITS} recordings, there are {len(told)}")
+        if events := self._both_events(network):
+            heard, true = events
+            scores |= self._distances(network, "FD of events", heard.vectors(), true.vectors(), len(heard.arrays))
         return scores
 
-    def words(
-        self, network: Matcher, captions: Sequence[str], cuts: Mapping[str, Sequence[Path | None]]
-    ) -> dict[str, Score]:
+    def words(self, network: Matcher, captions: Sequence[str]) -> dict[str, Score]:
         """Whether sounds fit their captions, follow their order, and belong together."""
         wholes = self._embedded(network, self.files, "stories").rows()
-        pieces = {(id, k): file for id, files in cuts.items() for k, file in enumerate(files) if file is not None}
-        named = {f"{id}\n{k}": file for (id, k), file in pieces.items()}
-        events = self._embedded(network, named, "events").rows() if named else {}
+        events = self._embedded(network, self.events, "events").rows() if self.events else {}
         texts = sorted({event.caption for story in self.stories.values() for event in story.events} | {*captions})
         vectors = dict(zip(texts, network.texts(texts), strict=True))
         silent = np.full(len(vectors[texts[0]]), np.nan)
@@ -233,7 +258,7 @@ class _Listening:
             EmbeddedStory(
                 id=id,
                 texts=tuple(event.caption for event in story.events),
-                sounds=np.stack([events.get(f"{id}\n{k}", silent) for k in range(len(story.events))]),
+                sounds=np.stack([events.get(_event(id, k), silent) for k in range(len(story.events))]),
                 captions=np.stack([vectors[event.caption] for event in story.events]),
                 whole_sound=wholes.get(id, silent),
                 whole_caption=vectors[caption],
@@ -259,6 +284,17 @@ class _Listening:
         both = [id for id in self.files if id in heard.arrays and id in true.arrays]
         return _only(heard, both), _only(true, both)
 
+    def _both_events(self, network: Embedder) -> tuple[Features, Features] | None:
+        """Of the events of both; None where each story is a single one, which says nothing new, or where hardly any
+        event has a sound."""
+        numbers = len(self.events), len(self.true_events)
+        if min(numbers) < 2 or max(numbers) <= len(self.files):
+            return None
+        return (
+            self._embedded(network, self.events, "events"),
+            self._embedded(network, self.true_events, "events of the references"),
+        )
+
     def _embedded(self, network: Embedder, files: Mapping[str, Path], what: str) -> Features:
         bar = f"{network.name}: {what} of {self.progress}" if self.progress else ""
         features = embed(files, network, self.cache, progress=bar)
@@ -266,22 +302,45 @@ class _Listening:
         self.facts.setdefault(network.name, dict(features.facts))
         return features
 
-    def _kernel(self, network: Embedder, generated: np.ndarray, reference: np.ndarray) -> dict[str, Score]:
+    def _distances(
+        self, network: Embedder, name: str, generated: np.ndarray, reference: np.ndarray, num: int
+    ) -> dict[str, Score]:
+        """The Fréchet distance under its name, as "FAD of events", and the kernel distance of the same, of `num`
+        recordings."""
+        what = f"{name} ({network.name})"
+        for note in (
+            unequal_numbers(len(generated), len(reference), f"vectors of {what}"),
+            few_vectors(len(generated), len(reference), generated.shape[1], what),
+        ):
+            self._warn(note)
+        scores = {what: _distance(frechet_distance(generated, reference), num)}
+        kernel = " ".join(["KAD", *name.split()[1:]])
         try:
             found = kernel_distance(generated, reference)
         except ValueError as error:
-            self._warn(f"{network.name}: no KAD, {error}")
-            return {}
-        self.facts[network.name] |= {"kad_bandwidth": found.bandwidth}
-        return {f"KAD ({network.name})": self._distance(found.value)}
-
-    def _distance(self, value: float) -> Score:
-        """A figure of a whole set, so without an interval; it counts recordings, which all systems have as many of."""
-        return Score(mean=value, low=float("nan"), high=float("nan"), num=len(self.files))
+            self._warn(f"{network.name}: no {kernel}, {error}")
+            return scores
+        self.facts[network.name] |= {f"{kernel} bandwidth": found.bandwidth}
+        return scores | {f"{kernel} ({network.name})": _distance(found.value, num)}
 
     def _warn(self, note: str | None) -> None:
         if note and note not in self.notes:
             self.notes.append(note)
+
+
+def _distance(value: float, num: int) -> Score:
+    """A figure of a whole set, so without an interval; it counts recordings."""
+    return Score(mean=value, low=float("nan"), high=float("nan"), num=num)
+
+
+def _by_event(cuts: Cuts, asked: Collection[str]) -> dict[str, Path]:
+    """The files by a name for each event, of the stories asked for."""
+    files = {_event(id, k): file for id in asked for k, file in enumerate(cuts.get(id, ()))}
+    return {name: file for name, file in files.items() if file is not None}
+
+
+def _event(id: str, number: int) -> str:
+    return f"{id}\n{number}"  # no id holds the end of a line
 
 
 def _name(network: Embedder) -> str:
@@ -337,21 +396,3 @@ def _signal_scores(
         **(score_joins([*joins.values()]) if joins else {}),
         **(score_levels([*levels.values()]) if levels else {}),
     }
-
-
-def _cuts(stories: Sequence[RecordedStory], workshop: Path, progress: str) -> dict[str, list[Path | None]]:
-    """A file per event, cut out of its story; None where there is no sound. A story of one event is its own cut."""
-    cuts: dict[str, list[Path | None]] = {}
-    bar = f"events of {progress}" if progress else ""
-    for story in tqdm(stories, desc=bar, unit="story", disable=not bar):
-        if len(story.events) == 1:
-            cuts[story.id] = [story.audio]
-            continue
-        files: list[Path | None] = []
-        for number, piece in enumerate(read_events(story, cut=True), start=1):
-            file = workshop / story.id / f"{number:02d}.wav"
-            if piece is not None:
-                sound.write(file, piece)
-            files.append(file if piece is not None else None)
-        cuts[story.id] = files
-    return cuts

@@ -15,7 +15,17 @@ from audiostory.benchmark.entries import HeardStory, entries
 from audiostory.benchmark.metrics.levels import LEVELS
 from audiostory.benchmark.recorded import Item, Recorded, read_items, read_recorded, read_references
 from audiostory.benchmark.report import Report
-from audiostory.benchmark.scoring import INCEPTION, Networks, Scored, common, score, shuffled
+from audiostory.benchmark.scoring import (
+    INCEPTION,
+    NETWORKS,
+    Cuts,
+    Networks,
+    Scored,
+    common,
+    cut_events,
+    score,
+    shuffled,
+)
 from audiostory.comparison import making, networks, tellers
 from audiostory.comparison.config import Benchmark, Recordings
 from audiostory.comparison.facts import versions
@@ -28,8 +38,9 @@ from audiostory.systems.telling import tell_all
 HOW_TO_READ = """\
 Every system is scored on the same items; n says how many. In brackets stands the 95 % bootstrap interval over stories.
 FD, FAD and KAD are distances between all recordings of a system and all references, and have none; less is better, as
-of KL. Cosines are of CLAP, between a sound and its caption. "Stories told" counts a system's failures, which no other
-measure sees. An event is what the system's own plan says, where it left one, and else the reference's.
+of KL; "of events" they are between the events cut out of both. Cosines are of CLAP, between a sound and its caption.
+"Stories told" counts a system's failures, which no other measure sees. An event is what the system's own plan says,
+where it left one, and else the reference's.
 """
 CONTROLS = {
     "truth": "the references against themselves: the most that there is",
@@ -109,6 +120,10 @@ def _scored(
     output: Path,
     seed: int,
 ) -> dict[str, Scored]:
+    def cut(name: str, told: Recorded) -> Cuts:
+        stories = [told.stories[item.id] for item in items]
+        return cut_events(stories, output / "events" / name, name) if {*suite.metrics} & {*NETWORKS} else {}
+
     def one(name: str, told: Recorded) -> Scored:
         return score(
             items,
@@ -116,13 +131,15 @@ def _scored(
             sides["truth"],
             suite.metrics,
             loaded,
-            output / "events" / name,
+            true_cuts if name == "truth" else cut(name, told),
+            true_cuts,
             fade_seconds=suite.fade_seconds,
             seed=seed,
             shown=[item.id for item in items[: suite.pages]],
             progress=name,
         )
 
+    true_cuts = cut("truth", sides["truth"])
     scored = {name: one(name, told) for name, told in sides.items()}
     if "shuffled" in suite.controls:
         chance = one("shuffled", shuffled(items, sides["truth"]))

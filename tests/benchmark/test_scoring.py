@@ -13,7 +13,7 @@ from audiostory import sound
 from audiostory.benchmark.embedders.recordings import Preparation
 from audiostory.benchmark.metrics.frechet_infinity import frechet_infinity
 from audiostory.benchmark.recorded import Item, read_recorded, read_references
-from audiostory.benchmark.scoring import METRICS, NETWORKS, Networks, common, score, shuffled
+from audiostory.benchmark.scoring import METRICS, NETWORKS, Networks, Scored, common, cut_events, score, shuffled
 from audiostory.story import Event, Instruction
 
 RATE = 16_000
@@ -95,6 +95,14 @@ def told(folder: Path, items: Sequence[Item], pitches: Sequence[float] | None = 
     return folder
 
 
+def scored(items, side, truth, metrics, networks, folder, **options) -> Scored:
+    cuts = [
+        cut_events([told.stories[one.id] for one in items], folder / name)
+        for name, told in (("told", side), ("truth", truth))
+    ]
+    return score(items, side, truth, metrics, networks, *cuts, **options)
+
+
 def test_the_truth_is_best_and_another_item_or_the_same_tone_worse_in_every_measure(items, networks, tmp_path):
     truth = read_references(items)
     columns = {
@@ -104,7 +112,7 @@ def test_the_truth_is_best_and_another_item_or_the_same_tone_worse_in_every_meas
         "shuffled": shuffled(items, truth),
     }
     scores = {
-        name: score(items, side, truth, METRICS, networks, tmp_path / "events" / name).scores
+        name: scored(items, side, truth, METRICS, networks, tmp_path / "events" / name).scores
         for name, side in columns.items()
     }
     less = [
@@ -114,11 +122,12 @@ def test_the_truth_is_best_and_another_item_or_the_same_tone_worse_in_every_meas
         "KL, reference to generated (panns-cnn14-16k)",
     ]
     less += ["KAD (vggish)", "KAD (panns-cnn14-32k)", "KL, generated to reference (panns-cnn14-32k)"]
+    less += ["FAD of events (vggish)", "KAD of events (vggish)", "FD of events (panns-cnn14-32k)"]
     less += ["length: asked and measured (s)"]
     more = ["cosine of event and caption (clap)", "cosine of story and caption (clap)"]
     more += ["own caption is nearest, of the story (clap)", "own caption is nearest, of all stories (clap)"]
     asked = {name for name in scores["truth"] if name in (*less, *more)}
-    assert len(asked) >= 9, sorted(scores["truth"])
+    assert len(asked) >= 12, sorted(scores["truth"])
     for name in asked:
         sign = -1 if name in less else 1
         values = {column: sign * found[name].mean for column, found in scores.items()}
@@ -139,7 +148,7 @@ def test_systems_are_scored_on_the_items_that_all_of_them_have_and_failures_are_
     assert [one.id for one in items if one not in kept] == [items[3].id, items[5].id]
     assert any("10 of 12 items" in note for note in notes)
     assert any("right: 1 of 12 stories are missing" in note for note in notes)
-    found = score(kept, sides["right"], sides["truth"], SIGNAL, networks, tmp_path / "events")
+    found = scored(kept, sides["right"], sides["truth"], SIGNAL, networks, tmp_path / "events")
     assert found.scores["stories told"].mean == pytest.approx(10 / 12)
     assert found.scores["loudness (LUFS)"].num == 10
     with pytest.raises(ValueError, match="1 of 12 items have a recording"):
@@ -151,10 +160,30 @@ def test_systems_are_scored_on_the_items_that_all_of_them_have_and_failures_are_
 def test_unequal_numbers_are_warned_of(items, networks, tmp_path):
     truth = read_references(items)
     longer = read_recorded(told(tmp_path / "longer", items, PITCHES), items)
-    found = score(items, longer, truth, ["vggish"], networks, tmp_path / "events")
+    found = scored(items, longer, truth, ["vggish"], networks, tmp_path / "events")
     assert any("unequal numbers" in note for note in found.notes)
     assert any("too few for FAD-infinity" in note for note in found.notes)
     assert found.fits == {}
+
+
+def test_fewer_vectors_than_features_are_warned_of(items, networks, tmp_path):
+    truth = read_references(items)
+    few = scored(items[:4], truth, truth, ["cnn14_16k"], networks, tmp_path / "events")
+    assert "FD (panns-cnn14-16k) is mostly bias: 4 vectors of 5 features" in " ".join(few.notes)
+    assert not [note for note in few.notes if "FD of events" in note]  # there are more events
+    assert not [
+        note
+        for note in scored(items, truth, truth, ["cnn14_16k"], networks, tmp_path / "events").notes
+        if "bias" in note
+    ]
+
+
+def test_events_of_another_plan_are_told_to_be_of_another_number(items, networks, tmp_path):
+    truth = read_references(items)
+    planned = {id: replace(story, events=story.events[:1]) for id, story in truth.stories.items()}
+    found = scored(items, replace(truth, stories=planned), truth, ["cnn14_16k"], networks, tmp_path / "events")
+    assert any("unequal numbers: 12 vectors of FD of events (panns-cnn14-16k)" in note for note in found.notes)
+    assert found.scores["FD of events (panns-cnn14-16k)"].num == 12
 
 
 def test_how_well_the_line_of_fad_infinity_fits_is_told_of_each_system(items, networks, tmp_path, monkeypatch):
@@ -162,7 +191,7 @@ def test_how_well_the_line_of_fad_infinity_fits_is_told_of_each_system(items, ne
     monkeypatch.setattr(frechet_infinity, "__kwdefaults__", frechet_infinity.__kwdefaults__ | {"smallest": 10})
     truth = read_references(items)
     same = read_recorded(told(tmp_path / "same", items, [PITCHES[0]] * 3), items)
-    found = [score(items, side, truth, ["vggish"], networks, tmp_path / "events") for side in (truth, same)]
+    found = [scored(items, side, truth, ["vggish"], networks, tmp_path / "events") for side in (truth, same)]
     assert found[0].facts == found[1].facts
     fits = [one.fits["vggish"]["fad_infinity_r_squared"] for one in found]
     assert fits[0] != fits[1]
@@ -172,7 +201,7 @@ def test_a_story_has_figures_of_its_own_whose_means_are_the_systems(items, netwo
     truth = read_references(items)
     right = read_recorded(told(tmp_path / "right", items), items)
     ids = [one.id for one in items]
-    found = score(items, right, truth, METRICS, networks, tmp_path / "events", shown=ids)
+    found = scored(items, right, truth, METRICS, networks, tmp_path / "events", shown=ids)
     assert list(found.by_story) == ids
     for measure in (
         "length: asked and measured (s)",
@@ -186,16 +215,16 @@ def test_a_story_has_figures_of_its_own_whose_means_are_the_systems(items, netwo
     names = {name for figures in found.by_story.values() for name in figures}
     assert "own caption first, of the story (clap)" in names
     assert not [name for name in names if "chance" in name or "of all stories" in name or "FD" in name]
-    few = score(items, right, truth, ["durations"], networks, tmp_path / "events", shown=ids[:2])
+    few = scored(items, right, truth, ["durations"], networks, tmp_path / "events", shown=ids[:2])
     assert list(few.by_story) == ids[:2]
 
 
 def test_figures_are_the_same_again_and_come_from_the_cache(items, networks, tmp_path, monkeypatch):
     truth = read_references(items)
     right = read_recorded(told(tmp_path / "right", items), items)
-    first = score(items, right, truth, [*NETWORKS], networks, tmp_path / "events")
+    first = scored(items, right, truth, [*NETWORKS], networks, tmp_path / "events")
     monkeypatch.setattr(Pitch, "__call__", lambda *_: pytest.fail("heard again"))
-    again = score(items, right, truth, [*NETWORKS], networks, tmp_path / "events")
+    again = scored(items, right, truth, [*NETWORKS], networks, tmp_path / "events")
     assert repr(again) == repr(first)  # NaN, where there is no interval, is not equal to itself
     assert first.facts["clap"]["weights_sha256"] == "0"
 
@@ -203,7 +232,8 @@ def test_figures_are_the_same_again_and_come_from_the_cache(items, networks, tmp
 def test_single_clips_have_no_order_and_no_consistency(items, networks, tmp_path):
     single = [replace(one, events=one.events[:1]) for one in items]
     truth = read_references(single)
-    found = score(single, truth, truth, ["levels", "clap"], networks, tmp_path / "events")
+    found = scored(single, truth, truth, ["levels", "clap"], networks, tmp_path / "events")
     assert "cosine of event and caption (clap)" in found.scores
     assert not [name for name in found.scores if "nearest" in name or "alike" in name]
+    assert not [name for name in found.scores if "of events" in name]
     assert not (tmp_path / "events").exists()

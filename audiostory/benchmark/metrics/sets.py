@@ -1,4 +1,4 @@
-"""What the metrics that compare two sets of vectors ask of them, and the warning when the sets differ in size."""
+"""What the metrics that compare two sets of vectors ask of them, and warnings when sets differ in size or are small."""
 
 from __future__ import annotations
 
@@ -44,3 +44,11 @@ def unequal_numbers(generated: int, reference: int, what: str) -> str | None:
         f"unequal numbers: {generated} {what} generated, {reference} in the reference. Fréchet distances and inception "
         "scores depend on the number; compare at equal numbers, or by the kernel distance"
     )
+
+
+def few_vectors(generated: int, reference: int, width: int, what: str) -> str | None:
+    """A warning for the report when a side has no more vectors than they have features; else None. Covariances are then
+    singular, and the Fréchet distance `what` of two samples of one source is far from 0."""
+    if (fewest := min(generated, reference)) > width:
+        return None
+    return f"{what} is mostly bias: {fewest} vectors of {width} features; compare by the kernel distance, or score more"

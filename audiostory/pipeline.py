@@ -200,6 +200,21 @@ class AudioStoryPipeline(DiffusionPipeline):
         ours.write_vocabulary(folder, self.vocabulary)
         ours.write_index(folder, parts, self.settings)
 
+    def compile(self, **options: Any) -> None:
+        """From here on the planner's steps and the DiT's blocks are compiled: the same stories, but for rounding.
+
+        For GPUs and many stories, where launching small kernels takes longer than their work; the first story waits for
+        the compiler, minutes with a large model, and a CPU needs g++ for it. The options are torch.compile's; without
+        any, a GPU launches the planner's steps as CUDA graphs. Call it where the model is to stay: ValueError for one
+        that is offloaded.
+        """
+        if hasattr(self.planner, "_hf_hook"):
+            raise ValueError("a model that is offloaded moves between devices and cannot be compiled; load it whole")
+        on_gpu = self.device.type == "cuda"
+        self.planner.compile_steps(**(options or ({"mode": "reduce-overhead"} if on_gpu else {})))
+        for block in self.dit.blocks:
+            block.compile(dynamic=True, **options)  # clips have many lengths
+
     @property
     def max_clip_seconds(self) -> float:
         """What the DiT can render in one go; longer events are made of several clips."""

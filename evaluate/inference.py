@@ -158,6 +158,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="latent frames that are decoded together (a whole clip); 64 take the least memory",
     )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile planner and DiT: the first story waits for minutes, the others are faster; for many on a GPU (a "
+        "CPU needs g++, and gains little)",
+    )
     add("--offload", action="store_true", help="keep each part on the GPU only while it works, for small cards")
     add("--save_folder_name", default="story", metavar="NAME", help="the story's folder inside evaluate/ (story)")
     add("--output", type=Path, metavar="DIR", help="the story's folder, anywhere")
@@ -222,6 +228,10 @@ def _check(options: argparse.Namespace) -> None:
     for name in BATCHES:
         if (value := getattr(options, name)) is not None and value < 1:
             raise ValueError(f"--{name} must be 1 or more, got {value}")
+    if options.compile and options.offload:
+        raise ValueError(
+            "--compile wants a model that stays where it is, and --offload moves it; leave one of them out"
+        )
     if not 0 < options.total_duration < math.inf:
         raise ValueError(f"--total_duration must be a positive number of seconds, got {options.total_duration}")
     if options.target_sr is not None and options.target_sr not in SAMPLE_RATES:
@@ -614,6 +624,8 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
         )
     else:
         pipeline = AudioStoryPipeline.from_pretrained(options.model_path or MINI, dtype=dtype)
+    if options.compile and device == "cpu" and shutil.which("g++") is None:
+        raise ValueError("--compile needs a C++ compiler on a CPU, and there is no g++; install one, or leave it out")
     if options.int8:
         from audiostory.model.int8 import weights_to_int8
 
@@ -624,7 +636,10 @@ def _load(options: argparse.Namespace) -> AudioStoryPipeline:
     if options.offload:
         pipeline.enable_model_cpu_offload(device=device)
         return pipeline
-    return pipeline if device == "cpu" else pipeline.to(device)
+    pipeline = pipeline if device == "cpu" else pipeline.to(device)
+    if options.compile:
+        pipeline.compile()
+    return pipeline
 
 
 def _is_released(options: argparse.Namespace) -> bool:

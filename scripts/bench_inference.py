@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", choices=tuple(DTYPES), default="fp32")
     add("--device", default="cpu")
     add("--int8", action="store_true", help="keep the weights of planner and DiT in 8 bits")
+    add("--compile", action="store_true", help="compile planner and DiT, before the clock counts (a CPU needs g++)")
     add("--offload", action="store_true", help="keep each part on the GPU only while it works; no stream then")
     add("--skip_memory", action="store_true", help="start no process to measure memory and the cold start")
     add("--output", type=Path, default=Path("runs/bench_inference"), metavar="DIR", help="(runs/bench_inference)")
@@ -108,6 +109,11 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--fill is a manner of --released_way; give both")
     if options.offload and options.released_way:
         raise ValueError("the release keeps all its parts on the device; leave out --offload or --released_way")
+    if options.compile and (options.offload or options.released_way):
+        raise ValueError(
+            "what is compiled stays where it is, and the release's way has the DiT in common with ours; leave out "
+            "--compile, or --offload and --released_way"
+        )
     if options.int8 and options.released_way:
         raise ValueError("the release keeps its weights whole, with 8 bits the outcome is another; leave out --int8")
     if options.released_way and options.solver not in (None, "euler"):
@@ -260,7 +266,7 @@ def _child(options: argparse.Namespace, way: str, events: list[int] | None, warm
     given = {name: getattr(options, name) for name in PASSED_ON}
     flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
     flags += [f"--solver={solver}"] if (solver := _solver(options)) else []
-    flags += [flag for flag, wanted in (("--offload", options.offload), ("--int8", options.int8)) if wanted]
+    flags += [f"--{name}" for name in ("offload", "int8", "compile") if getattr(options, name)]
     flags += ["--fill"] if options.fill and way == "released_way" else []
     flags += ["--events", *map(str, events)] if events else []
     command = [sys.executable, str(Path(__file__).resolve()), *flags, f"--one={way}", f"--warmup={warmup}"]
@@ -316,6 +322,8 @@ def _ours(options: argparse.Namespace) -> Ours:
         pipeline.enable_model_cpu_offload(device=device)
     elif device.type != "cpu":
         pipeline.to(device)
+    if options.compile:
+        pipeline.compile()
     return ours
 
 

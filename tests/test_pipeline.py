@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
 from audiostory import pipeline as telling
@@ -852,6 +853,44 @@ def test_a_stream_that_cannot_be_meant_is_refused_at_once(pipeline):
     offloaded.enable_model_cpu_offload(device="cpu")
     with pytest.raises(ValueError, match="offloaded cannot stream"):
         offloaded.stream("sounds")
+
+
+# Compiled
+
+
+@pytest.mark.parametrize(
+    ("backend", "stories"),
+    [  # clips of one length are not masked, those of several are
+        ("eager", [(2.0,), (1.4, 1.4)]),
+        pytest.param("inductor", [(1.5, 2.5, 1.2), (2.0,), (1.1, 3.0, 2.2, 1.4), (1.3,)], marks=pytest.mark.slow),
+    ],
+)
+def test_a_compiled_model_tells_the_same_stories_and_compiles_once(pipeline, monkeypatch, backend, stories):
+    torch._dynamo.reset()
+    counters.clear()
+    parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
+    compiled = AudioStoryPipeline(*parts, pipeline.settings)
+    compiled.compile(backend=backend)
+    graphs = []
+    for seconds in stories:
+        told = []
+        for model in (compiled, pipeline):
+            recites(monkeypatch, answer_of(storyline(*seconds)))
+            told.append(model("x", seed=3, crossfade_seconds=0.0, progress=False))
+        assert told[0].storyline == told[1].storyline
+        np.testing.assert_allclose(*map(samples, told), rtol=0, atol=1e-5)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] >= 3  # the planner's step, and the DiT's two kinds of blocks
+    assert graphs[len(stories) // 2 - 1] == graphs[-1]
+    assert not counters["graph_break"]
+
+
+def test_an_offloaded_model_is_not_compiled(pipeline):
+    parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
+    offloaded = AudioStoryPipeline(*parts, pipeline.settings)
+    offloaded.enable_model_cpu_offload(device="cpu")
+    with pytest.raises(ValueError, match="load it whole"):
+        offloaded.compile()
 
 
 # What is refused, before any work

@@ -132,6 +132,20 @@ def test_weights_of_8_bits_tell_the_same_events_in_nearly_the_same_sound(run, he
     assert 0 < np.abs(whole - small).mean() < np.abs(whole).mean()
 
 
+def test_a_model_is_compiled_where_it_is_asked_for_and_possible(run, here, monkeypatch, capsys):
+    compiled = []
+    monkeypatch.setattr(AudioStoryPipeline, "compile", compiled.append)
+    assert run("--no-picture") == 0
+    assert len(compiled) == 0
+    assert run("--no-picture", "--compile", "--device", "cpu") == 0
+    assert len(compiled) == 1
+    assert run("--compile", "--offload") == 2
+    assert "leave one of them out" in capsys.readouterr().err
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert run("--compile", "--device", "cpu") == 2
+    assert "there is no g++; install one" in capsys.readouterr().err
+
+
 def test_a_new_story_takes_the_place_of_the_old_one_and_of_nothing_else(run, here):
     assert run("--output", "out") == 0
     (here / "out" / "notes.txt").write_text("mine")

@@ -62,6 +62,12 @@ def test_sums_that_float16_holds_stay_finite_in_it():
     torch.testing.assert_close(outputs, linear(inputs), rtol=2e-3, atol=0)
 
 
+def test_a_compiled_layer_computes_the_same():
+    layer, inputs = Int8Linear(torch.nn.Linear(5, 3)), torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(inputs), layer(inputs))
+
+
 def test_a_script_is_written_with_them():
     planner, dit = parts()
     vocabulary = tiny.vocabulary()

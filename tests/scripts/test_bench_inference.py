@@ -132,9 +132,14 @@ def test_states_are_nudged_by_one_rounding(pipeline, dtype):
 
 @pytest.mark.parametrize("way", bench.WAYS)
 @pytest.mark.parametrize(
-    ("flags", "solver"), [(["--released_way"], ["--solver=euler"]), (["--solver", "heun"], ["--solver=heun"]), ([], [])]
+    ("flags", "passed_on"),
+    [
+        (["--released_way"], ["--solver=euler"]),
+        (["--solver", "heun", "--compile"], ["--solver=heun", "--compile"]),
+        (["--int8", "--offload"], ["--offload", "--int8"]),
+    ],
 )
-def test_a_process_of_its_own_takes_the_steps_that_are_measured(monkeypatch, flags, solver, way):
+def test_a_process_of_its_own_computes_as_what_is_measured(monkeypatch, flags, passed_on, way):
     commands_run = []
 
     def run(command, **_):
@@ -143,7 +148,8 @@ def test_a_process_of_its_own_takes_the_steps_that_are_measured(monkeypatch, fla
 
     monkeypatch.setattr(bench.subprocess, "run", run)
     bench._child(bench.parser().parse_args(flags), way, [2], warmup=0)
-    assert [flag for flag in commands_run[0] if flag.startswith("--solver")] == solver
+    theirs = ("--solver", "--compile", "--int8", "--offload")
+    assert [flag for flag in commands_run[0] if flag.startswith(theirs)] == passed_on
 
 
 def test_both_ways_know_positions_as_exactly_in_bfloat16():
@@ -258,6 +264,14 @@ def test_both_ways_side_by_side_in_a_table_and_in_a_file(model, tmp_path, capsys
     assert set(found["parameters"]) == {"planner", "bridge", "dit", "codec"}
 
 
+def test_what_is_asked_compiled_is_compiled(model, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(AudioStoryPipeline, "compile", lambda pipeline: asked.append(pipeline.device))
+    flags = ["--model_path", str(model), "--events", "1", "--seconds", "1", "--repeats", "1", "--warmup", "0"]
+    assert bench.main([*flags, "--compile", "--skip_memory", "--output", str(tmp_path)]) == 0
+    assert asked == [CPU]
+
+
 def test_a_difference_ends_in_code_1(model, tmp_path, monkeypatch):
     decode = released_way.ReleasedWay._decode
     monkeypatch.setattr(
@@ -304,6 +318,7 @@ def test_a_process_of_its_own_tells_one_story(model):
         (["--released_way", "--solver", "heun"], "the release's solver is euler"),
         (["--released_way", "--int8"], "leave out --int8"),
         (["--released_way", "--offload"], "leave out --offload or --released_way"),
+        (["--released_way", "--compile"], "the DiT in common with ours"),
         (["--released_way", "--guidance", "1", "--events", "1"], "the release knows no story without guidance"),
         (["--solver", "oiler", "--events", "1"], "the solver must be"),
         (["--steps", "0", "--events", "1"], "steps must be in 1 .. 1000"),

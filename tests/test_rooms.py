@@ -56,6 +56,7 @@ WITHOUT_TORCH = [
     *("composing.py", "disk.py", "lines.py", "processes.py", "model_answers.py", "systems/asked.py", "as10k"),
     *("benchmark/judge", "benchmark/metrics", "benchmark/ablations"),
     *(f"benchmark/{name}.py" for name in ("items", "soundworld", "report", "listening", "tasks")),
+    *(f"benchmark/{name}.py" for name in ("audio_files", "understanding")),
     *(f"benchmark/{name}.py" for name in ("distribution", "entries", "page")),
     *("benchmark/recorded.py", "benchmark/intervals.py", "benchmark/paper.py", "benchmark/scoring.py"),
     *(f"benchmark/embedders/{name}.py" for name in ("cache", "embedding", "recordings")),

@@ -170,6 +170,16 @@ def test_what_finally_fails_is_named_and_counted_and_is_no_zero(run, server, tmp
     assert means(report(tmp_path))["coherence"] == 3
 
 
+def test_a_story_too_long_to_be_sent_leaves_the_others_judged(run, told, tmp_path, capsys, monkeypatch):
+    write_tone(told / "story-0" / "story.wav", 300, seconds=2.0)
+    monkeypatch.setattr("audiostory.benchmark.judge.recording.LARGEST_MB", 0.05)
+    assert run("--axes", "instruction", "coherence", "--calls", "6", "--in_flight", "1") == 1
+    found = report(tmp_path)
+    assert found["scores"]["judged"]["coherence"]["num"] == 2
+    assert found["facts"]["failures"]["num"] == 12
+    assert "12 questions got no answer" in capsys.readouterr().out
+
+
 def test_the_shuffled_control_scores_low_where_the_instruction_matters(run, server, tmp_path):
     assert run("--shuffle", "3") == 0
     found = report(tmp_path, "judged/shuffled-3")

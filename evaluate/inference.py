@@ -55,6 +55,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from audiostory.model import solvers
+from audiostory.quick_imports import quick_imports
 
 if TYPE_CHECKING:  # at run time they come late, so that --help and a slip of the pen are answered at once
     from audiostory.pipeline import AudioStoryPipeline, Settings, StoryAudio
@@ -179,6 +180,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folder = _output_folder(options)
         _check(options)
+        with quick_imports():
+            import audiostory.pipeline  # noqa: F401  # for all that follows
         if options.input is not None:
             return _tell_many(options, folder)
         does = _answer if options.question is not None else _tell if options.stream is None else _stream

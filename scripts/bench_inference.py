@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audiostory.quick_imports import quick_imports
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the folder bench, however this is started
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         _check(options)
+        with quick_imports():  # as evaluate/inference.py starts
+            import audiostory.pipeline  # noqa: F401
         if options.one:
             print(json.dumps(_tell_one(options)))
             return 0

@@ -110,12 +110,14 @@ def read_plans(file: Path) -> dict[str, ToldStory]:
 
 
 def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, Score]:
-    """The share of right answers: of all, by wording, and by kind. Where yes or no is asked also the mean of the shares
-    among the yes and among the no, to which one and the same answer is worth 0.5; of captions also what of the sounds
-    and their order is right, however they are put."""
+    """The share of right answers: of all, of those that are no captions, by wording, and by kind. A caption is right to
+    the letter or wrong, so question answering in the field's sense is the second figure. Where yes or no is asked also
+    the mean of the shares among the yes and among the no, to which one and the same answer is worth 0.5; of captions
+    also what of the sounds and their order is right, however they are put."""
     truths, stories = [question.answer for question in questions], [question.story for question in questions]
     right = [normalised(answer) == normalised(truth) for truth, answer in zip(truths, answers, strict=True)]
     scores = {"answers right": _over_stories(questions, right)}
+    scores["answers right, captions apart"] = _over_stories(questions, right, [q.kind != "caption" for q in questions])
     for unseen, wording in ((False, "known"), (True, "unseen")):
         of_wording = [question.unseen == unseen for question in questions]
         scores[f"answers right, {wording} wording"] = _over_stories(questions, right, of_wording)

@@ -69,16 +69,20 @@ def test_each_kind_and_wording_is_counted_for_itself():
         question("a", "events", "3"),
         question("b", "events", "4", unseen=True),
         question("c", "position", "a dog", story=1),
+        question("d", "caption", "a dog barks", story=2),
     ]
-    scores = score_answers(questions, ["3", "3", "a bell"])
-    assert means(scores) == {
-        "answers right": pytest.approx(1 / 3),
-        "answers right, known wording": 0.5,
+    scores = score_answers(questions, ["3", "3", "a bell", "a dog barks"])
+    found = means(scores)
+    assert {name: found[name] for name in found if not name.startswith("caption:")} == {
+        "answers right": 0.5,
+        "answers right, captions apart": pytest.approx(1 / 3),
+        "answers right, known wording": pytest.approx(2 / 3),
         "answers right, unseen wording": 0.0,
         "events right": 0.5,
         "position right": 0.0,
+        "caption right": 1.0,
     }
-    assert math.isnan(scores["caption right"].mean)
+    assert math.isnan(scores["order right"].mean)
 
 
 def test_always_yes_is_worth_a_half_however_many_are_yes():

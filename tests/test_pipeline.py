@@ -22,6 +22,7 @@ from audiostory import sound, timeline
 from audiostory.model import flow, solvers, tiny
 from audiostory.model.dit import guided_velocity
 from audiostory.model.inputs import Condition
+from audiostory.model.int8 import weights_to_int8
 from audiostory.model.listener import AudioEncoder
 from audiostory.model.planner import Planner, reciting
 from audiostory.pipeline import AudioStoryPipeline, Plan, StoryError
@@ -891,6 +892,73 @@ def test_an_offloaded_model_is_not_compiled(pipeline):
     offloaded.enable_model_cpu_offload(device="cpu")
     with pytest.raises(ValueError, match="load it whole"):
         offloaded.compile()
+
+
+# On a GPU
+
+
+def on_gpu(dtype: torch.dtype = torch.float32, **more) -> AudioStoryPipeline:
+    parts = (tiny.planner(), tiny.vocabulary(), tiny.bridge(), tiny.dit(), tiny.codec(front="waveform"))
+    made = AudioStoryPipeline(*parts, Settings(steps=2, guidance=2.0, crossfade_seconds=0.5), **more)
+    return made.to("cuda", dtype)
+
+
+@pytest.mark.gpu
+def test_a_gpu_tells_many_stories_and_streams_one_as_the_cpu_does(pipeline, monkeypatch):
+    stories, told, gpu = [storyline(1.5, 2.5, 1.0), storyline(0.4)], [], on_gpu()
+    for model in (pipeline, gpu):
+        recites(monkeypatch, *map(answer_of, stories))
+        told.append(list(model.tell_many(["a", "b"], seeds=[3, 4], progress=False)))
+    for ours, theirs in zip(*told, strict=True):
+        np.testing.assert_allclose(samples(ours), samples(theirs), rtol=0, atol=1e-2)
+    recites(monkeypatch, answer_of(stories[0]))
+    heard = np.concatenate([part.sound.samples for part in streamed(gpu, seed=3)], axis=1)
+    np.testing.assert_allclose(heard, samples(told[0][0]), rtol=0, atol=1e-2)
+
+
+@pytest.mark.gpu
+def test_a_gpu_plans_freely_as_the_cpu_does(pipeline):
+    prompts = [pipeline.vocabulary.encode(text) for text in ("rain<|think|>", "a dog, then wind<|think|>")]
+    ours, theirs = (
+        model.planner.write_many(prompts, model.vocabulary, max_new_tokens=30) for model in (on_gpu(), pipeline)
+    )
+    assert [one.ids for one in ours] == [one.ids for one in theirs]
+
+
+@pytest.mark.gpu
+def test_a_gpu_hears_what_the_cpu_hears(listening):
+    gpu = on_gpu(audio_encoder=tiny.audio_encoder(), listener_projector=tiny.listener_projector())
+    heard = [model._listener.hear(model._listener.open(recording(3.0))) for model in (gpu, listening)]
+    assert heard[0].device.type == "cuda"
+    assert_close(heard[0].cpu(), heard[1], rtol=0, atol=1e-3)
+    assert isinstance(gpu.describe(recording(3.0), max_new_tokens=5, progress=False), str)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("in_int8", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_gpu_tells_nearly_the_same_in_fewer_bits(pipeline, monkeypatch, dtype, in_int8):
+    gpu = on_gpu(dtype)
+    if in_int8:
+        weights_to_int8(gpu.planner, gpu.dit)
+    told = []
+    for model in (gpu, pipeline):
+        recites(monkeypatch, answer_of(storyline(1.5, 2.5)))
+        told.append(samples(model("x", progress=False)))
+    assert np.abs(told[0] - told[1]).mean() < 0.3 * np.abs(told[1]).mean()
+
+
+@pytest.mark.gpu
+def test_a_compiled_gpu_tells_the_same_stories(pipeline, monkeypatch):
+    torch._dynamo.reset()
+    gpu = on_gpu()
+    gpu.compile()  # the planner's steps as CUDA graphs
+    for seconds in ((1.5, 2.5, 1.2), (2.0,), (1.1, 3.0, 2.2, 1.4)):
+        told = []
+        for model in (gpu, pipeline):
+            recites(monkeypatch, answer_of(storyline(*seconds)))
+            told.append(samples(model("x", seed=3, progress=False)))
+        np.testing.assert_allclose(*told, rtol=0, atol=1e-2)
 
 
 # What is refused, before any work

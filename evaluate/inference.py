@@ -180,8 +180,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folder = _output_folder(options)
         _check(options)
-        with quick_imports():
-            import audiostory.pipeline  # noqa: F401  # for all that follows
         if options.input is not None:
             return _tell_many(options, folder)
         does = _answer if options.question is not None else _tell if options.stream is None else _stream
@@ -261,11 +259,18 @@ def _output_folder(options: argparse.Namespace) -> Path:
     return folder
 
 
+def _import() -> None:
+    """What takes seconds, before anything else can ask for it more slowly."""
+    with quick_imports():
+        import audiostory.pipeline  # noqa: F401
+
+
 def _tell(options: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
     if options.model_path is None:
         print("no --model_path given, so the bundled audiostory-mini tells the story", flush=True)
     _take_example(options)
+    _import()
     from audiostory import sound
     from audiostory.story_files import save
 
@@ -333,6 +338,7 @@ def _streamed(options: argparse.Namespace) -> Iterator[Part]:
     """The parts of the story, each told about when it is ready."""
     started = time.perf_counter()
     _take_example(options)
+    _import()
     pipeline = _load(options)
     _introduce(pipeline.settings, options)
     parts = pipeline.stream(
@@ -427,6 +433,7 @@ def _tell_many(options: argparse.Namespace, folder: Path) -> int:
     place = Place.of_environment()
     wanted, faults = read_wanted(options)
     settings = _checked_settings(options, folder)
+    _import()
     for fault in faults if place.is_first else ():
         print(f"left out: {fault}", file=sys.stderr)
     mine = wanted[place.rank :: place.processes]
@@ -583,6 +590,7 @@ def _wanted(line: bytes, number: int, options: argparse.Namespace) -> Wanted:
 
 
 def _answer(options: argparse.Namespace, folder: Path) -> None:
+    _import()
     pipeline = _load(options)
     answer = pipeline.describe(options.audio, options.question, max_new_tokens=options.max_new_tokens)
     record = {

@@ -162,8 +162,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--compile",
         action="store_true",
-        help="compile planner and DiT, for many stories on a GPU: the first one waits for minutes (a CPU needs g++, and "
-        "the mini gains nothing there)",
+        help="compile planner and DiT, for many stories on a GPU: the first one waits for minutes (a CPU needs g++, "
+        "and the mini gains nothing there)",
     )
     add("--offload", action="store_true", help="keep each part on the GPU only while it works, for small cards")
     add("--save_folder_name", default="story", metavar="NAME", help="the story's folder inside evaluate/ (story)")

@@ -81,9 +81,11 @@ class Ours:
                 yield self._render_truth(one, seed)
         elif asked:  # for none, no network is loaded
             instructions = [one.instruction for one in asked]
-            for told in self.pipeline.tell_many(instructions, seeds=seeds, **self._choices, progress=False):
+            stories = self.pipeline.tell_many(instructions, seeds=seeds, **self._choices, progress=False)
+            for one, told in zip(asked, stories, strict=True):
                 if isinstance(told, StoryError) and told.__cause__:
-                    raise told.__cause__  # for a person to mend; a failure would be kept and never tried again
+                    # For a person to mend; a failure would be kept and never tried again.
+                    raise ValueError(f"{one.id}: {told}") from told.__cause__
                 yield told
 
     def plan_after_silence(self, asked: Asked) -> tuple[list[str], float]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from systems.cases import asked, write_model
 
 from audiostory import sound
@@ -44,8 +45,18 @@ def test_a_recording_that_cannot_be_heard_is_for_a_person_to_mend(listening, rec
     sound.write(recording, Waveform(samples=np.zeros((1, 0)), sample_rate=16000))
     one, deaf = asked("a", 1.0, text="a dog"), asked("b", 1.0, text="rain")
     deaf = replace(deaf, instruction=replace(deaf.instruction, audio=recording))
-    with pytest.raises(ValueError, match="holds no samples") as caught:
+    with pytest.raises(ValueError, match=r"b: .* holds no samples") as caught:
         list(Ours(listening, device="cpu").tell([one, deaf]))
+    assert not isinstance(caught.value, StoryError)
+
+
+def test_a_story_that_memory_does_not_hold_ends_the_comparison_with_a_word(model, plans, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(AudioStoryPipeline, "_solve", full)
+    with pytest.raises(ValueError, match="a: memory does not hold the story") as caught:
+        list(Ours(model, device="cpu").tell([asked("a", 1.0, text="a dog")]))
     assert not isinstance(caught.value, StoryError)
 
 

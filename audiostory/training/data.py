@@ -180,8 +180,10 @@ def _read(path: Path | None, sample_rate: int, audio_channels: int) -> np.ndarra
 def check_frames(name: str, made: Made, dit: VelocityDiT) -> None:
     """ValueError when latents have other lengths than the DiT tells at: it must learn what it is to do."""
     if made.has_codec and made.num_frames_of_all != dit.fixed_frames:
-        lengths = {None: "each of its clip's own length"}
-        stored, told = (lengths.get(n, f"all of {n} frames") for n in (made.num_frames_of_all, dit.fixed_frames))
+        stored, told = (
+            "each of its clip's own length" if num_frames is None else f"all of {num_frames} frames"
+            for num_frames in (made.num_frames_of_all, dit.fixed_frames)
+        )
         option = f"with --num_frames {dit.fixed_frames}" if dit.fixed_frames else "without --num_frames"
         raise ValueError(
             f"the latents of {name} are {stored}, and this DiT makes them {told} (model.dit.fixed_frames); run "

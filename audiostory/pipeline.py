@@ -472,12 +472,12 @@ class AudioStoryPipeline(DiffusionPipeline):
 
     @overload
     def describe(
-        self, audio: Audio, question: str = QUESTION, *, max_new_tokens: int = 200, progress: bool = True
+        self, audio: Audio, question: str = QUESTION, *, max_new_tokens: int = 400, progress: bool = True
     ) -> str: ...
 
     @overload
     def describe(
-        self, audio: Audio, question: list[str], *, max_new_tokens: int = 200, progress: bool = True
+        self, audio: Audio, question: list[str], *, max_new_tokens: int = 400, progress: bool = True
     ) -> list[str]: ...
 
     @torch.no_grad()
@@ -486,7 +486,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         audio: Audio,
         question: str | list[str] = QUESTION,
         *,
-        max_new_tokens: int = 200,
+        max_new_tokens: int = 400,
         progress: bool = True,
     ) -> str | list[str]:
         """What the planner answers to a question about a recording, or to each of several, which it hears once and

@@ -115,6 +115,8 @@ def planner_texts(row: Row) -> Iterator[str]:
     if row.answer:
         yield prompts.question_text(instruction)
         yield row.answer
+        if row.reasoning:
+            yield row.reasoning
         return
     yield prompts.prompt_text(instruction)
     try:

@@ -37,7 +37,8 @@ class Row:
     """One line of a manifest. `clips` has one entry per event, in order.
 
     `heard_key` is the path, as the manifest has it, of the recording that the instruction holds; its features are
-    stored under that name. A row with an `answer` asks a question: it has no events.
+    stored under that name. A row with an `answer` asks a question: it has no events, and may have a `reasoning` that
+    is written before the answer.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Row:
     storyline: Storyline
     clips: tuple[Clip, ...]
     answer: str = ""
+    reasoning: str = ""
     heard_key: str | None = None
 
     def clip_key(self, index: int) -> str:
@@ -121,6 +123,8 @@ def parse(data: Any, folder: Path) -> Row:
         raise ValueError("a row has either events or an answer, this has both")
     if not has_answer and (not isinstance(events, list) or not events):
         raise ValueError("a row needs a list of at least one event under 'events', or text under 'answer'")
+    if not has_answer and data.get("reasoning"):
+        raise ValueError("'reasoning' stands before an answer, and this row has none; a story's is made of its events")
     total, heard = data.get("total_seconds"), data.get("heard")
     parsed = [_event(event, f"event {index}", folder) for index, event in enumerate(events or [])]
     return Row(
@@ -135,6 +139,7 @@ def parse(data: Any, folder: Path) -> Row:
         ),
         clips=tuple(clip for _, clip in parsed),
         answer=_text(data, "answer", "the row") if has_answer else "",
+        reasoning=_text(data, "reasoning", "the row", needed=False),
         heard_key=heard,
     )
 

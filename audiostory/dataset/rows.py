@@ -109,7 +109,7 @@ class Stored:
 def words(row: Row) -> str:
     """What a row's script says: captions stand in the reasoning and once more in their events."""
     events = (f"{e.caption} {e.caption} {e.story_detail} {e.sound_detail}" for e in row.storyline.events)
-    said = row.answer or f"{row.storyline.summary} {' '.join(events)}"
+    said = f"{row.reasoning} {row.answer}" if row.answer else f"{row.storyline.summary} {' '.join(events)}"
     return f"{row.instruction.text} {said}"
 
 

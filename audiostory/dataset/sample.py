@@ -96,7 +96,8 @@ def build(
         features = store.features(row.heard_key)
     num_listening = 0 if features is None else features.shape[0] * features.shape[1]
     if row.answer:
-        written = script.write_answer(row.instruction, row.answer, vocabulary, num_listening)
+        reasoning = row.reasoning if layout.reasoning else ""
+        written = script.write_answer(row.instruction, row.answer, vocabulary, num_listening, reasoning)
     else:
         written = script.write(row.instruction, row.storyline, vocabulary, num_listening=num_listening, layout=layout)
     events = row.storyline.events

@@ -25,7 +25,7 @@ from audiostory.story.types import Role
 
 REASON_PARTS = ("reason_count", "reason_content", "reason_caption")
 LEARNT_ROLES = {
-    "text": (Role.MARKER, Role.ANSWER),
+    "text": (Role.MARKER, Role.HEARD, Role.ANSWER),
     "answer": (Role.ANSWER,),
     "reason_count": (Role.EVENT_COUNT,),
     "reason_content": (Role.CONTENT,),

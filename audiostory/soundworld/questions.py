@@ -89,6 +89,20 @@ def make_quiz(seed: int, split: str = "train", num: int = 4) -> Quiz:
     return Quiz(story=story, questions=tuple(questions.values()))
 
 
+def heard_text(story: WorldStory) -> str:
+    """What the recording holds, a line for each event: the reasoning before an answer. It has what can be told by ear:
+    that a sound is near, or its pace in a short clip, cannot."""
+    lines = []
+    for number, (sound, event) in enumerate(zip(story.sounds, story.storyline.events, strict=True), 1):
+        told = replace(
+            sound,
+            distance=None if sound.distance == "near" else sound.distance,
+            pace=sound.pace if is_told_by_ear(sound, event.seconds) else None,
+        )
+        lines.append(f"{number}. {canonical_caption(told)}")
+    return "\n".join(lines)
+
+
 def question_words() -> tuple[str, ...]:
     """Every word that questions and answers have, sorted, those of stories included; numbers are not words. Words that
     may open a sentence come with a capital too."""

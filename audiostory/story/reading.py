@@ -68,12 +68,16 @@ def reasoning_has_ended(ids: Sequence[int], vocabulary: Vocabulary) -> bool:
 
 
 def read_answer(ids: Sequence[int], vocabulary: Vocabulary) -> str:
-    """The text of an answer in words, or of a whole script with one, whose prompt is skipped. Markers are left out."""
+    """The text of an answer in words, or of a whole script with one, whose prompt is skipped. Reasoning before it and
+    markers are left out; reasoning that does not end leaves no answer."""
     tokens = tuple(int(token) for token in ids)
     start = 0
     if tokens[:1] == (vocabulary.im_start,):  # a whole script: its answer follows the last turn's opening
         start = len(tokens) - tokens[::-1].index(vocabulary.im_start)
-    text, _ = _text(tokens[start : _first(tokens, start, len(tokens), *vocabulary.stop_ids)], vocabulary)
+    stop = _first(tokens, start, len(tokens), *vocabulary.stop_ids)
+    text, _ = _text(tokens[start:stop], vocabulary)
+    if vocabulary.think in tokens[start:stop]:
+        text, _ = _text(tokens[_first(tokens, start, stop, vocabulary.end_think) : stop], vocabulary)
     return text.removeprefix("assistant\n" if start else "").strip()
 
 

@@ -90,16 +90,24 @@ def write(
     return script.finished(slots)
 
 
-def write_answer(instruction: Instruction, answer: str, vocabulary: Vocabulary, num_listening: int = 0) -> Script:
+def write_answer(
+    instruction: Instruction, answer: str, vocabulary: Vocabulary, num_listening: int = 0, reasoning: str = ""
+) -> Script:
     """The exchange a planner learns to answer from: a question, about a recording if there is one, and its answer.
 
-    `read_answer` gives the answer back, in Unicode's NFC form. ValueError for an answer that is empty, has space around
-    it, holds a special token by name or does not survive the tokenizer, and as `question` raises it.
+    With `reasoning` the planner first writes that, between the markers of thinking: what the recording holds, so that a
+    question which names a sound is answered from words. The paper's answers have none. `read_answer` gives the answer
+    back, in Unicode's NFC form. ValueError for an answer that is empty, has space around it, holds a special token by
+    name or does not survive the tokenizer, for such reasoning, and as `question` raises it.
     """
     if not answer or answer != answer.strip():
         raise ValueError(f"an answer must be text without space around it; got {answer!r}")
     script = _Writer(vocabulary)
     script.prompt(question(instruction, vocabulary, num_listening))
+    if reasoning:
+        script.marker(vocabulary.think)
+        script.text("the reasoning", reasoning, Role.HEARD)
+        script.marker(vocabulary.end_think)
     script.text("the answer", answer, Role.ANSWER)
     return script.finished()
 

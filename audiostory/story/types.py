@@ -72,6 +72,7 @@ class Role(IntEnum):
     MARKER = 4  # every other marker, and the end of the turn
     BRIDGE = 5  # <t5_i> and <aud_i>: fed, never predicted
     ANSWER = 6  # the text answer of an understanding task
+    HEARD = 7  # the reasoning before it: what the recording holds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,6 +83,8 @@ def test_a_row_without_a_recording_has_none(tmp_path):
         (row(total_seconds=-1), "'total_seconds'"),
         (row(answer="a dog"), "either events or an answer"),
         (row(events=[], answer=" "), "'answer'"),
+        (row(reasoning="1. a dog barks"), "'reasoning' stands before an answer"),
+        (row(events=[], answer="yes", reasoning=3), "'reasoning'"),
         (row(events=[], answer=3), "'answer'"),
         (row(heard=""), "'heard'"),
         (row(heard=7), "'heard'"),

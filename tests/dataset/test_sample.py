@@ -64,6 +64,12 @@ def test_what_follows_a_recording_is_written_with_its_places():
     assert len(made.script.slots) == 1
 
 
+def test_a_question_reasons_before_it_answers_unless_the_layout_has_no_reasoning():
+    data = row(events=[], answer="yes", reasoning="1. it rains", total_seconds=None)
+    roles = {layout: build(data, store=None, layout=Layout(reasoning=layout)).script.roles for layout in (True, False)}
+    assert {layout: Role.HEARD in told for layout, told in roles.items()} == {True: True, False: False}
+
+
 def test_a_question_is_written_with_its_answer_and_without_events():
     data = row(heard="openings/row.wav", events=[], answer="it rains", total_seconds=None)
     made = build(data)

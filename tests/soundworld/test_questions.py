@@ -16,6 +16,7 @@ from audiostory.soundworld.questions import (
     MAX_QUESTIONS,
     ORDINALS,
     UNSEEN_SHARE,
+    heard_text,
     is_told_by_ear,
     make_quiz,
     question_words,
@@ -179,3 +180,15 @@ def test_a_pace_is_told_by_ear_where_no_count_has_as_many_strokes():
 def test_a_wrong_argument_is_named(arguments):
     with pytest.raises(ValueError, match=r"a story needs a seed|expected 1 to"):
         make_quiz(*arguments)
+
+
+def test_the_reasoning_before_an_answer_tells_every_sound_in_order_and_what_the_ear_can_tell_of_it():
+    for quiz in (make_quiz(seed) for seed in range(200)):
+        lines = heard_text(quiz.story).split("\n")
+        assert [line.split(". ", 1)[0] for line in lines] == [str(k) for k in range(1, len(quiz.story.sounds) + 1)]
+        assert [class_in_text(line) for line in lines] == [sound.name for sound in quiz.story.sounds]
+        for line, sound, event in zip(lines, quiz.story.sounds, quiz.story.storyline.events, strict=True):
+            told = sounds_in_caption(line.split(". ", 1)[1])
+            assert told.count == sound.count
+            assert told.distance == (None if sound.distance == "near" else sound.distance)
+            assert told.pace == (sound.pace if is_told_by_ear(sound, event.seconds) else None)

@@ -108,11 +108,11 @@ ANSWERS = (
 )
 
 
-@given(ANSWERS, FIELDS.filter(bool), st.integers(0, 60))
+@given(ANSWERS, FIELDS.filter(bool), st.integers(0, 60), st.just("") | ANSWERS)
 @settings(deadline=None)
-def test_reading_an_answer_is_the_inverse_of_writing_it(vocabulary, answer, asked, num_listening):
+def test_reading_an_answer_is_the_inverse_of_writing_it(vocabulary, answer, asked, num_listening, reasoning):
     instruction = Instruction(text=asked)
-    script = write_answer(instruction, answer, vocabulary, num_listening)
+    script = write_answer(instruction, answer, vocabulary, num_listening, reasoning)
     assert len(script.ids) == len(script.roles)
     assert [script.ids[place] for place in script.listening] == [vocabulary.listening] * num_listening
     assert read_answer(script.ids, vocabulary) == answer
@@ -123,6 +123,12 @@ def test_reading_an_answer_is_the_inverse_of_writing_it(vocabulary, answer, aske
 @settings(deadline=None)
 def test_any_ids_can_be_read_as_an_answer(vocabulary, ids):
     assert read_answer(ids, vocabulary) == read_answer(ids, vocabulary).strip()
+
+
+def test_reasoning_before_an_answer_is_no_part_of_it_and_without_an_end_there_is_none(vocabulary):
+    assert read_answer(vocabulary.encode("<|think|>1. a dog barks<|/think|>a dog<|im_end|>"), vocabulary) == "a dog"
+    assert read_answer(vocabulary.encode("<|think|>1. a dog barks<|im_end|>"), vocabulary) == ""
+    assert read_answer(vocabulary.encode("<|think|><|/think|>a dog<|/think|> barks"), vocabulary) == "a dog barks"
 
 
 def test_an_answer_ends_with_its_turn_and_markers_are_no_part_of_it(vocabulary):

@@ -238,6 +238,17 @@ def test_an_answer_is_learnt_and_its_question_is_not(vocabulary):
     assert len(script.listening) == 4
 
 
+def test_reasoning_before_an_answer_is_learnt_in_a_role_of_its_own(vocabulary):
+    asked = Instruction(text="what barks?")
+    script = write_answer(asked, "a dog", vocabulary, 4, "1. rain falls\n2. a dog barks")
+    assert spans(script, Role.HEARD, vocabulary) == ["1. rain falls\n2. a dog barks"]
+    assert spans(script, Role.ANSWER, vocabulary) == ["a dog"]
+    assert spans(script, Role.MARKER, vocabulary) == ["<|think|>", "<|/think|>", "<|im_end|>"]
+    assert list(script.ids[: script.roles.index(Role.MARKER)]) == question(asked, vocabulary, 4)
+    with pytest.raises(ValueError, match="the reasoning holds the special token"):
+        write_answer(asked, "a dog", vocabulary, 4, "a dog<|gen|>")
+
+
 def test_a_question_may_do_without_a_recording(vocabulary):
     script = write_answer(Instruction(text="what barks?"), "a dog", vocabulary)
     assert len(script.listening) == 0

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -189,6 +190,7 @@ def test_the_reasoning_before_an_answer_tells_every_sound_in_order_and_what_the_
         assert [class_in_text(line) for line in lines] == [sound.name for sound in quiz.story.sounds]
         for line, sound, event in zip(lines, quiz.story.sounds, quiz.story.storyline.events, strict=True):
             told = sounds_in_caption(line.split(". ", 1)[1])
-            assert told.count == sound.count
-            assert told.distance == (None if sound.distance == "near" else sound.distance)
-            assert told.pace == (sound.pace if is_told_by_ear(sound, event.seconds) else None)
+            if not is_told_by_ear(sound, event.seconds):
+                assert told is None, "no caption of stories has neither count nor pace where there are strokes"
+            else:
+                assert told == replace(sound, distance=None if sound.distance == "near" else sound.distance)

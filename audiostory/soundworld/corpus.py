@@ -22,7 +22,7 @@ import numpy as np
 
 from audiostory.disk import replacing, write_text
 from audiostory.soundworld.continuations import Continuation, make_continuation
-from audiostory.soundworld.questions import MAX_QUESTIONS, Quiz, heard_text, make_quiz
+from audiostory.soundworld.questions import MAX_QUESTIONS, Quiz, make_quiz, reasoning
 from audiostory.soundworld.sounds import CLASSES, SAMPLE_RATE, Cast, Sound, render
 from audiostory.soundworld.stories import SPLITS, WorldStory, make_story
 
@@ -183,7 +183,7 @@ def question_rows(corpus: Corpus, seed: int, quiz: Quiz) -> list[dict]:
             "id": f"{name}-{number}",
             "instruction": question.text,
             "heard": f"audio/{name}/story.wav" if corpus.audio else None,
-            "reasoning": heard_text(story),
+            "reasoning": reasoning(story, question),
             "answer": question.answer,
             "world": {
                 "seed": seed,

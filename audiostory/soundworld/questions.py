@@ -89,17 +89,38 @@ def make_quiz(seed: int, split: str = "train", num: int = 4) -> Quiz:
     return Quiz(story=story, questions=tuple(questions.values()))
 
 
-def heard_text(story: WorldStory) -> str:
-    """What the recording holds, a line for each event: the reasoning before an answer. It has what can be told by ear:
-    that a sound is near, or its pace in a short clip, cannot."""
-    lines = []
+def reasoning(story: WorldStory, question: Question) -> str:
+    """What is written down before the answer: a line for each event that is heard, and where the question names a sound
+    or a place in the order, a line of what was found there.
+
+    A line has what can be told by ear; that a sound is near, or its pace in a short clip, cannot. Its number stands on
+    both sides of the sound's short name, so that each can be looked up by the other: "2. a frog 2, a frog croaks once".
+    """
+    names, lines = _names(story), []
     for number, (sound, event) in enumerate(zip(story.sounds, story.storyline.events, strict=True), 1):
         told = replace(
             sound,
             distance=None if sound.distance == "near" else sound.distance,
             pace=sound.pace if is_told_by_ear(sound, event.seconds) else None,
         )
-        lines.append(f"{number}. {canonical_caption(told)}")
+        lines.append(f"{number}. {WORDS[sound.name].short} {number}, {canonical_caption(told)}")
+
+    def found(name: str) -> str:
+        return f"{WORDS[name].short} {names.index(name) + 1 if name in names else 'none'}"
+
+    def place(number: int) -> str:
+        return f"{number}. {WORDS[names[number - 1]].short}"
+
+    match question.kind, question.about:
+        case "position", (ordinal,):
+            lines.append(f"asked: {place(len(names) if ordinal == 'last' else ORDINALS.index(ordinal) + 1)}")
+        case "presence" | "strokes", (name,):
+            lines.append(f"asked: {found(name)}")
+        case "next" | "previous", (name,):
+            step = 1 if question.kind == "next" else -1
+            lines.append(f"asked: {found(name)}, {place(names.index(name) + 1 + step)}")
+        case "order", (one, _, other):
+            lines.append(f"asked: {found(one)}, {found(other)}")
     return "\n".join(lines)
 
 

@@ -17,10 +17,10 @@ from audiostory.soundworld.questions import (
     MAX_QUESTIONS,
     ORDINALS,
     UNSEEN_SHARE,
-    heard_text,
     is_told_by_ear,
     make_quiz,
     question_words,
+    reasoning,
 )
 from audiostory.soundworld.sounds import MAX_COUNT, Sound
 from audiostory.soundworld.stories import SPLITS, class_in_text, make_story, words
@@ -185,12 +185,37 @@ def test_a_wrong_argument_is_named(arguments):
 
 def test_the_reasoning_before_an_answer_tells_every_sound_in_order_and_what_the_ear_can_tell_of_it():
     for quiz in (make_quiz(seed) for seed in range(200)):
-        lines = heard_text(quiz.story).split("\n")
-        assert [line.split(". ", 1)[0] for line in lines] == [str(k) for k in range(1, len(quiz.story.sounds) + 1)]
-        assert [class_in_text(line) for line in lines] == [sound.name for sound in quiz.story.sounds]
-        for line, sound, event in zip(lines, quiz.story.sounds, quiz.story.storyline.events, strict=True):
-            told = sounds_in_caption(line.split(". ", 1)[1])
-            if not is_told_by_ear(sound, event.seconds):
-                assert told is None, "no caption of stories has neither count nor pace where there are strokes"
-            else:
-                assert told == replace(sound, distance=None if sound.distance == "near" else sound.distance)
+        for question in quiz.questions:
+            lines = [line for line in reasoning(quiz.story, question).split("\n") if not line.startswith("asked: ")]
+            for number, (line, sound, event) in enumerate(
+                zip(lines, quiz.story.sounds, quiz.story.storyline.events, strict=True), 1
+            ):
+                name, caption = line.split(", ")
+                assert name == f"{number}. {WORDS[sound.name].short} {number}"
+                assert class_in_text(caption) == sound.name
+                if not is_told_by_ear(sound, event.seconds):
+                    assert sounds_in_caption(caption) is None, "neither count nor pace, which no caption of stories has"
+                else:
+                    heard = replace(sound, distance=None if sound.distance == "near" else sound.distance)
+                    assert sounds_in_caption(caption) == heard
+
+
+def test_what_is_asked_for_is_found_in_the_reasoning_before_it_is_answered():
+    for quiz in (make_quiz(seed, num=MAX_QUESTIONS) for seed in range(100)):
+        for question in quiz.questions:
+            *lines, last = reasoning(quiz.story, question).split("\n")
+            asked = last.removeprefix("asked: ").split(", ")
+            match question.kind:
+                case "caption" | "sounds" | "events":
+                    assert not last.startswith("asked: ")
+                case "position":
+                    assert asked[0].split(". ")[1] == question.answer
+                case "next" | "previous":
+                    assert asked[1].split(". ")[1] == question.answer
+                case "presence":
+                    assert asked[0].endswith(" none") == (question.answer == "no")
+                case "strokes":
+                    assert lines[int(asked[0].split()[-1]) - 1].split(", ")[0].endswith(asked[0])
+                case "order":
+                    one, other = (int(name.split()[-1]) for name in asked)
+                    assert (one < other) == ((question.about[1] == "before") == (question.answer == "yes"))

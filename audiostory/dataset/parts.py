@@ -105,17 +105,11 @@ class Latents:
                 samples = read_samples(
                     path, sample_rate=codec.sample_rate, audio_channels=codec.config["audio_channels"]
                 )
+                num_frames = self._frames(codec.num_frames(samples.shape[1]))
             except (OSError, ValueError) as error:
                 damage.note(key, error)
                 told(1)
                 continue
-            num_frames = codec.num_frames(samples.shape[1])
-            if self.num_frames is not None:
-                if num_frames > self.num_frames + 1:  # one more is a last piece of a hop; the release cuts it too
-                    damage.note(key, f"it lasts {num_frames} frames, more than the {self.num_frames} of --num_frames")
-                    told(1)
-                    continue
-                num_frames = self.num_frames
             by_frames.setdefault(num_frames, []).append((key, samples))
             held += num_frames / codec.frame_rate
             if held > SECONDS_HELD:
@@ -124,6 +118,14 @@ class Latents:
                 yield from self._encoded(fullest, by_frames.pop(fullest), told)
         for num_frames, alike in sorted(by_frames.items()):
             yield from self._encoded(num_frames, alike, told)
+
+    def _frames(self, own: int) -> int:
+        """How many a clip gets that has so many of its own. ValueError when they are too few for it."""
+        if self.num_frames is None:
+            return own
+        if own > self.num_frames + 1:  # one more is a last piece of a hop; the release cuts it too
+            raise ValueError(f"it lasts {own} frames, more than the {self.num_frames} of --num_frames")
+        return self.num_frames
 
     def _encoded(
         self, num_frames: int, alike: Sequence[tuple[str, np.ndarray]], told: Callable[[int], object]

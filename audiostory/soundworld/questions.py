@@ -98,12 +98,8 @@ def reasoning(story: WorldStory, question: Question) -> str:
     """
     names, lines = _names(story), []
     for number, (sound, event) in enumerate(zip(story.sounds, story.storyline.events, strict=True), 1):
-        told = replace(
-            sound,
-            distance=None if sound.distance == "near" else sound.distance,
-            pace=sound.pace if is_told_by_ear(sound, event.seconds) else None,
-        )
-        lines.append(f"{number}. {WORDS[sound.name].short} {number}, {canonical_caption(told)}")
+        caption = canonical_caption(_as_heard(sound, event.seconds))
+        lines.append(f"{number}. {WORDS[sound.name].short} {number}, {caption}")
 
     def found(name: str) -> str:
         return f"{WORDS[name].short} {names.index(name) + 1 if name in names else 'none'}"
@@ -113,7 +109,7 @@ def reasoning(story: WorldStory, question: Question) -> str:
 
     match question.kind, question.about:
         case "position", (ordinal,):
-            lines.append(f"asked: {place(len(names) if ordinal == 'last' else ORDINALS.index(ordinal) + 1)}")
+            lines.append(f"asked: {place(_numbers(names)[ordinal])}")
         case "presence" | "strokes", (name,):
             lines.append(f"asked: {found(name)}")
         case "next" | "previous", (name,):
@@ -143,10 +139,24 @@ def is_told_by_ear(sound: Sound, seconds: float) -> bool:
     return int((seconds - 0.1) / gap) > MAX_COUNT
 
 
+def _as_heard(sound: Sound, seconds: float) -> Sound:
+    """The sound without what the ear cannot tell: that it is near, or its pace in a clip that is too short for it."""
+    return replace(
+        sound,
+        distance=None if sound.distance == "near" else sound.distance,
+        pace=sound.pace if is_told_by_ear(sound, seconds) else None,
+    )
+
+
+def _numbers(names: Sequence[str]) -> dict[str, int]:
+    """The numbers of a story's events by the words that ask for them."""
+    return {**dict(zip(ORDINALS, range(1, len(names) + 1), strict=False)), "last": len(names)}
+
+
 def _caption(rng: np.random.Generator, story: WorldStory) -> Drawn | None:
     if not all(map(is_told_by_ear, story.sounds, (event.seconds for event in story.storyline.events))):
         return None
-    heard = (replace(sound, distance=None) if sound.distance == "near" else sound for sound in story.sounds)
+    heard = (_as_heard(sound, event.seconds) for sound, event in zip(story.sounds, story.storyline.events, strict=True))
     return (), "; then ".join(map(canonical_caption, heard))
 
 
@@ -160,9 +170,9 @@ def _events(rng: np.random.Generator, story: WorldStory) -> Drawn:
 
 def _position(rng: np.random.Generator, story: WorldStory) -> Drawn:
     names = _names(story)
-    named = {**dict(zip(ORDINALS, names, strict=False)), "last": names[-1]}
-    ordinal = pick(rng, tuple(named))
-    return (ordinal,), WORDS[named[ordinal]].short
+    numbers = _numbers(names)
+    ordinal = pick(rng, tuple(numbers))
+    return (ordinal,), WORDS[names[numbers[ordinal] - 1]].short
 
 
 def _next(rng: np.random.Generator, story: WorldStory) -> Drawn | None:

@@ -125,8 +125,8 @@ def check_networks(rows: Rows, made: Made, networks: Mapping[str, Any]) -> None:
             row, tensors = rows.read(number)
         except DamagedSampleError:  # named and counted when its batch is made
             continue
-        for name in [name for name in waiting if tensors is not None]:
-            assert tensors is not None
+        assert tensors is not None, "rows with something made of them have it"
+        for name in list(waiting):
             found = _MADE_AGAIN[name](networks[name], row, tensors, made)
             if found is None:
                 continue

@@ -179,13 +179,15 @@ def refuse_others(jobs: Sequence[Job], runs: Mapping[tuple[str, ...], tuple[RunC
 
 def forecast(jobs: Sequence[Job], runs: Mapping[tuple[str, ...], tuple[RunConfig, Any]], settings: Settings) -> str:
     """A line for each run: its steps, and the hours left of it by the speed in the logs that there are."""
-    lines, hours, unknown = [], 0.0, 0
+    from audiostory.benchmark.ablations.plan import to_do
+
+    lines, hours, unknown, todo = [], 0.0, 0, to_do(jobs)
     for job in jobs:
-        if job.stage is None:
-            lines.append(f"{'done' if job.is_done else 'to do':>12}  {job.name}")
-            continue
-        if job.is_done:
+        if job not in todo:
             lines.append(f"{'done':>12}  {job.name}")
+            continue
+        if job.stage is None:
+            lines.append(f"{'to do':>12}  {job.name}")
             continue
         steps, done = runs[job.chosen][0].stage.steps, _steps_done(job.folder)
         seconds = seconds_per_step(job.stage, settings)
@@ -193,7 +195,6 @@ def forecast(jobs: Sequence[Job], runs: Mapping[tuple[str, ...], tuple[RunConfig
         hours, unknown = hours + (left or 0.0), unknown + (left is None)
         time_left = "no log tells its speed" if left is None else f"{left:.2f} h left"
         lines.append(f"{f'{done} of {steps}':>12}  {job.name}, {time_left}")
-    todo = [job for job in jobs if not job.is_done]
     measured = sum(job.stage is None for job in todo)
     total = f"{len(todo) - measured} runs and {measured} measurements to do, {hours:.1f} hours of training one by one"
     return "\n".join([*lines, total + (f", and {unknown} runs of unknown speed" if unknown else "")])
@@ -212,11 +213,13 @@ def seconds_per_step(stage: str, settings: Settings) -> float | None:
 
 
 def carry_out(jobs: Sequence[Job], at_a_time: int, threads: int, failed: dict[str, str]) -> None:
-    """Runs what is not done. `failed` gets what came to nothing, and why: a failed run takes with it what needs it, and
+    """Runs what is still to do. `failed` gets what came to nothing, and why: a failed run takes with it what needs it, and
     nothing else. When it is interrupted, what runs is told to save, and waited for."""
     from tqdm import tqdm
 
-    waiting = [job for job in jobs if not job.is_done]
+    from audiostory.benchmark.ablations.plan import to_do
+
+    waiting = to_do(jobs)
     running: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc="runs", unit="run", dynamic_ncols=True)
     with bar, _stopped_by_sigterm():

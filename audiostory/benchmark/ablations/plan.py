@@ -48,10 +48,11 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Shortened:
-    """What every run is told, and what each of a stage."""
+    """What every run is told, and what each of a stage. Stages of `once` are trained with the first seed alone."""
 
     every: tuple[str, ...]
     stages: Mapping[str, tuple[str, ...]]
+    once: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ def plan(folder: Path, tables: Mapping[int, Table], settings: Settings) -> list[
                     if stage not in shortened.stages:
                         raise ValueError(f"table {number}, row {name!r}: {SHORTENED} does not shorten a stage {stage}")
                     chosen = (*shortened.every, *shortened.stages[stage], *changes, *settings.overrides)
-                    job = training(stage, chosen, job, seed, settings)
+                    job = training(stage, chosen, job, settings.seeds[0] if stage in shortened.once else seed, settings)
                 assert job is not None
                 asked = (*row.benchmark, *settings.benchmark)
                 cells.append(Cell(table=number, row=name, seed=seed, job=measurement(job, asked, settings)))
@@ -174,6 +175,17 @@ def ordered(cells: Sequence[Cell]) -> list[Job]:
             job = job.after
         jobs |= {job.name: job for job in reversed(chain)}
     return list(jobs.values())
+
+
+def to_do(jobs: Sequence[Job]) -> list[Job]:
+    """In their order. A model whose scores are there is not needed any more, and not trained again for them."""
+    wanted: set[str] = set()
+    for job in jobs:
+        one: Job | None = job if job.stage is None else None
+        while one is not None and not one.is_done:
+            wanted.add(one.name)
+            one = one.after
+    return [job for job in jobs if job.name in wanted]
 
 
 def _read(cls: type, path: Path) -> Any:

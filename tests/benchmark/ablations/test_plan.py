@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from audiostory.benchmark.ablations.plan import Cell, Job, Settings, ordered, plan, read_table
+from audiostory.benchmark.ablations.plan import Cell, Job, Settings, ordered, plan, read_table, to_do
 from audiostory.benchmark.paper import TABLES as PAPER
 
 FOLDER = Path(__file__).parents[3] / "configs" / "ablations"
@@ -64,9 +64,10 @@ def test_rows_part_where_they_begin_to_differ():
 
 
 def test_another_seed_base_or_setting_is_another_run_and_another_place_to_run_is_not():
+    """But for the planner's pre-training, which all seeds start from."""
     first = names(cells(4)[4, "full", 0])
+    assert [one == other for one, other in zip(names(cells(4)[4, "full", 1]), first, strict=True)] == [True] + 4 * [False]
     for other in (
-        cells(4)[4, "full", 1],
         cells(4, settings=replace(SETTINGS, base="runs/v2"))[4, "full", 0],
         cells(4, settings=replace(SETTINGS, overrides=("stage.steps=3",)))[4, "full", 0],
     ):
@@ -90,6 +91,19 @@ def test_jobs_come_once_and_behind_what_they_need():
     assert len({job.name for job in jobs}) == len({job.folder for job in jobs}) == len(jobs)
     places = {job.name: place for place, job in enumerate(jobs)}
     assert all(job.after is None or places[job.after.name] < places[job.name] for job in jobs)
+
+
+def test_what_only_a_finished_measurement_needs_is_not_trained_again(tmp_path):
+    planned = cells(4, settings=replace(SETTINGS, output=tmp_path, seeds=(0,)))
+    jobs = ordered(list(planned.values()))
+    assert to_do(jobs) == jobs
+    done = planned[4, "no reasoning", 0].job
+    done.folder.mkdir(parents=True)
+    done.result.touch()
+    assert [job for job in jobs if job not in to_do(jobs)] == chain(done)
+    planner = chain(planned[4, "full", 0].job)[0]
+    planner.result.mkdir(parents=True)
+    assert [job for job in jobs if job not in to_do(jobs)] == [*chain(done), planner]
 
 
 def test_rows_that_are_no_headline_take_the_first_seed():

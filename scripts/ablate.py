@@ -213,8 +213,8 @@ def seconds_per_step(stage: str, settings: Settings) -> float | None:
 
 
 def carry_out(jobs: Sequence[Job], at_a_time: int, threads: int, failed: dict[str, str]) -> None:
-    """Runs what is still to do. `failed` gets what came to nothing, and why: a failed run takes with it what needs it, and
-    nothing else. When it is interrupted, what runs is told to save, and waited for."""
+    """Runs what is still to do. `failed` gets what came to nothing, and why: a failed run takes with it what needs it,
+    and nothing else. When it is interrupted, what runs is told to save, and waited for."""
     from tqdm import tqdm
 
     from audiostory.benchmark.ablations.plan import to_do

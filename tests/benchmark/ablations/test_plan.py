@@ -66,7 +66,8 @@ def test_rows_part_where_they_begin_to_differ():
 def test_another_seed_base_or_setting_is_another_run_and_another_place_to_run_is_not():
     """But for the planner's pre-training, which all seeds start from."""
     first = names(cells(4)[4, "full", 0])
-    assert [one == other for one, other in zip(names(cells(4)[4, "full", 1]), first, strict=True)] == [True] + 4 * [False]
+    second = names(cells(4)[4, "full", 1])
+    assert [one == other for one, other in zip(second, first, strict=True)] == [True, *4 * [False]]
     for other in (
         cells(4, settings=replace(SETTINGS, base="runs/v2"))[4, "full", 0],
         cells(4, settings=replace(SETTINGS, overrides=("stage.steps=3",)))[4, "full", 0],

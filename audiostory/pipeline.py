@@ -334,7 +334,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         progress: bool,
     ) -> list[StoryError | Callable[[], StoryAudio]]:
         """What is left to do for each story when all latents are there, or why there is none."""
-        plans = self._plan_many(instructions, max_new_tokens, progress)
+        plans = self._plan_some(instructions, max_new_tokens, progress)
         both = list(zip(plans, renderings, strict=True))
         stories = [self._takes(plan, rendering) if isinstance(plan, Plan) else [] for plan, rendering in both]
         takes = [take for story in stories for take in story]
@@ -528,7 +528,24 @@ class AudioStoryPipeline(DiffusionPipeline):
         )
         return replace(plan, instruction=asked.instruction)
 
-    def _plan_many(
+    def plan_many(
+        self, instructions: Sequence[str | Instruction], *, max_new_tokens: int = 1600, progress: bool = True
+    ) -> Iterator[Plan | StoryError]:
+        """The plans of many instructions, in order, `max_batch_scripts` written at a time; `tell_many` has what holds
+        of each. ValueError at once for choices that cannot be meant."""
+        self._check_room([], max_new_tokens)
+        return self._plans(instructions, max_new_tokens, progress)
+
+    @torch.no_grad()
+    def _plans(
+        self, instructions: Sequence[str | Instruction], max_new_tokens: int, progress: bool
+    ) -> Iterator[Plan | StoryError]:
+        for start in range(0, len(instructions), self.max_batch_scripts):
+            some = instructions[start : start + self.max_batch_scripts]
+            yield from self._plan_some(some, max_new_tokens, progress)
+            self.maybe_free_model_hooks()
+
+    def _plan_some(
         self, instructions: Sequence[str | Instruction], max_new_tokens: int, progress: bool
     ) -> list[Plan | StoryError]:
         """A plan for each instruction, or why there is none."""

@@ -12,7 +12,7 @@ from audiostory.pipeline import AudioStoryPipeline, Plan, StoryError
 def give(monkeypatch: pytest.MonkeyPatch, plan: Callable[..., Plan]) -> None:
     """`plan(pipeline, instruction, **options)` plans from now on, one story or many."""
 
-    def plan_many(self: AudioStoryPipeline, instructions, *_) -> list[Plan | StoryError]:
+    def plan_some(self: AudioStoryPipeline, instructions, *_) -> list[Plan | StoryError]:
         found: list[Plan | StoryError] = []
         for instruction in instructions:
             try:
@@ -22,4 +22,4 @@ def give(monkeypatch: pytest.MonkeyPatch, plan: Callable[..., Plan]) -> None:
         return found
 
     monkeypatch.setattr(AudioStoryPipeline, "plan", plan)
-    monkeypatch.setattr(AudioStoryPipeline, "_plan_many", plan_many)
+    monkeypatch.setattr(AudioStoryPipeline, "_plan_some", plan_some)

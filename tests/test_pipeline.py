@@ -588,6 +588,25 @@ def test_stories_told_together_are_those_told_alone(pipeline, monkeypatch, solve
         assert [clip.num_samples for clip in told.clips] == [clip.num_samples for clip in alone.clips]
 
 
+def test_many_are_planned_some_at_a_time_as_each_alone(pipeline, monkeypatch):
+    stories, texts = [storyline(1.5, 2.5), storyline(0.4), storyline(2.0)], ["two sounds", "a sound", "another"]
+    monkeypatch.setattr(pipeline, "max_batch_scripts", 3)
+    planning = pipeline.plan_many([texts[0], "", *texts[1:]], progress=False)
+    with monkeypatch.context() as patch:
+        recites(patch, *map(answer_of, stories[:2]))
+        plans = [next(planning) for _ in range(3)]
+    with monkeypatch.context() as patch:
+        recites(patch, answer_of(stories[2]))
+        plans += planning
+    assert isinstance(plans.pop(1), StoryError)
+    for planned, text, story in zip(plans, texts, stories, strict=True):
+        with monkeypatch.context() as patch:
+            recites(patch, answer_of(story))
+            alone = pipeline.plan(text, progress=False)
+        assert (planned.storyline, planned.problems) == (alone.storyline, alone.problems)
+        torch.testing.assert_close(planned.bridge_tokens.semantic, alone.bridge_tokens.semantic, rtol=0, atol=1e-5)
+
+
 def test_stories_freely_planned_together_have_the_plans_of_those_planned_alone(pipeline):
     """A network of random weights writes no story, but what it writes, and so what is wrong with it, is the same."""
     instructions = ["a bell", "rain, then a dog that barks", Instruction(text="wind", total_seconds=20.0)]

@@ -21,7 +21,7 @@ from audiostory.sound import Waveform
 from audiostory.story import Event, Problem, ProblemKind, Storyline
 from audiostory.story_audio import Rendering, StoryAudio, assemble
 from audiostory.systems.asked import Asked, story_seed
-from audiostory.systems.ours import Ours
+from audiostory.systems.ours import Ours, checked
 
 
 class TextToAudio(Protocol):
@@ -86,13 +86,14 @@ class Cascade:
         return {**named, **self._text_to_audio.settings}
 
     def tell(self, asked: Sequence[Asked]) -> Iterator[StoryAudio | StoryError]:
-        for one in asked:
-            try:
-                plan = self.planner.pipeline.plan(one.instruction, progress=False)
-            except StoryError as error:
-                yield error
-                continue
-            yield _told(plan.storyline, self._text_to_audio, story_seed(self._seed, one.id), plan.problems)
+        if not asked:  # for none, no network is loaded
+            return
+        plans = self.planner.pipeline.plan_many([one.instruction for one in asked], progress=False)
+        for one, plan in zip(asked, plans, strict=True):
+            if isinstance(plan, StoryError):
+                yield checked(one.id, plan)
+            else:
+                yield _told(plan.storyline, self._text_to_audio, story_seed(self._seed, one.id), plan.problems)
 
 
 def _told(storyline: Storyline, text_to_audio: TextToAudio, seed: int, problems: Sequence[Problem] = ()) -> StoryAudio:

@@ -83,10 +83,7 @@ class Ours:
             instructions = [one.instruction for one in asked]
             stories = self.pipeline.tell_many(instructions, seeds=seeds, **self._choices, progress=False)
             for one, told in zip(asked, stories, strict=True):
-                if isinstance(told, StoryError) and told.__cause__:
-                    # For a person to mend; a failure would be kept and never tried again.
-                    raise ValueError(f"{one.id}: {told}") from told.__cause__
-                yield told
+                yield checked(one.id, told) if isinstance(told, StoryError) else told
 
     def plan_after_silence(self, asked: Asked) -> tuple[list[str], float]:
         """The captions and the seconds of what it plans to follow an opening that it cannot hear. StoryError when it
@@ -103,6 +100,14 @@ class Ours:
     def _render_truth(self, asked: Asked, seed: int) -> StoryAudio:
         plan = self.pipeline.plan_from_storyline(asked.storyline, asked.instruction)
         return self.pipeline.render(plan, **self._choices, seed=seed, progress=False)
+
+
+def checked(id: str, failure: StoryError) -> StoryError:
+    """What the planner is to blame for. ValueError for what a person has to mend: as a failure it would be kept, and
+    never tried again."""
+    if failure.__cause__:
+        raise ValueError(f"{id}: {failure}") from failure.__cause__
+    return failure
 
 
 def _silence(recording: Path) -> Waveform:

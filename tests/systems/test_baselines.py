@@ -99,6 +99,11 @@ def test_the_cascade_makes_a_clip_of_each_caption_that_the_planner_writes(model,
     assert plans == ["a dog then rain", "nothing"]
 
 
+def test_the_cascade_ends_with_what_a_person_has_to_mend(model):
+    with pytest.raises(ValueError, match=r"^a: .*instruction"):
+        list(Cascade(model, Noises(), device="cpu").tell([asked("a", 1.0, text=" ")]))
+
+
 def test_settings_tell_the_baselines_apart(model):
     kinds = [WholeCaption(Noises()), TrueCaptions(Noises()), Cascade(model, Noises()), WholeCaption(Noises(), seed=1)]
     said = [dict(system.settings) for system in kinds]

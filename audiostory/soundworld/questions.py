@@ -94,12 +94,14 @@ def reasoning(story: WorldStory, question: Question) -> str:
     or a place in the order, a line of what was found there.
 
     A line has what can be told by ear; that a sound is near, or its pace in a short clip, cannot. Its number stands on
-    both sides of the sound's short name, so that each can be looked up by the other: "2. a frog 2, a frog croaks once".
+    both sides of the sound's short name, so that each can be looked up by the other, and a sound that the question
+    names is marked when it is met: "2. a frog, asked for, 2, a frog croaks once".
     """
     names, lines = _names(story), []
     for number, (sound, event) in enumerate(zip(story.sounds, story.storyline.events, strict=True), 1):
         caption = canonical_caption(_as_heard(sound, event.seconds))
-        lines.append(f"{number}. {WORDS[sound.name].short} {number}, {caption}")
+        mark = ", asked for," if sound.name in question.about else ""
+        lines.append(f"{number}. {WORDS[sound.name].short}{mark} {number}, {caption}")
 
     def found(name: str) -> str:
         return f"{WORDS[name].short} {names.index(name) + 1 if name in names else 'none'}"

@@ -190,8 +190,9 @@ def test_the_reasoning_before_an_answer_tells_every_sound_in_order_and_what_the_
             for number, (line, sound, event) in enumerate(
                 zip(lines, quiz.story.sounds, quiz.story.storyline.events, strict=True), 1
             ):
-                name, caption = line.split(", ")
-                assert name == f"{number}. {WORDS[sound.name].short} {number}"
+                before, _, caption = line.rpartition(", ")
+                mark = ", asked for," if sound.name in question.about else ""
+                assert before == f"{number}. {WORDS[sound.name].short}{mark} {number}"
                 assert class_in_text(caption) == sound.name
                 if not is_told_by_ear(sound, event.seconds):
                     assert sounds_in_caption(caption) is None, "neither count nor pace, which no caption of stories has"
@@ -215,7 +216,8 @@ def test_what_is_asked_for_is_found_in_the_reasoning_before_it_is_answered():
                 case "presence":
                     assert asked[0].endswith(" none") == (question.answer == "no")
                 case "strokes":
-                    assert lines[int(asked[0].split()[-1]) - 1].split(", ")[0].endswith(asked[0])
+                    name, number = asked[0].rsplit(" ", 1)
+                    assert lines[int(number) - 1].startswith(f"{number}. {name}, asked for, {number}, ")
                 case "order":
                     one, other = (int(name.split()[-1]) for name in asked)
                     assert (one < other) == ((question.about[1] == "before") == (question.answer == "yes"))

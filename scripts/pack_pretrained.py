@@ -3,7 +3,7 @@
     python scripts/pack_pretrained.py runs --output data/mini-pretrained
     cp -r data/mini-pretrained/. runs/          # and then: python train.py stage=stage1_warmup
 
-Taken are the exports of codec, tangoflux, hearing and planner in the folder of runs, with the tokenizers; --runs names
+Taken are the exports of codec, tangoflux, hearing and reading in the folder of runs, with the tokenizers; --runs names
 others. The folder is put in place whole.
 """
 
@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-PRETRAINED = ("codec", "tangoflux", "hearing", "planner")
+PRETRAINED = ("codec", "tangoflux", "hearing", "reading")
 
 
 def main(argv: list[str] | None = None) -> int:

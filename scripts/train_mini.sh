@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains audiostory-mini from zero: corpora, tokenizers, codec, text to audio, hearing, planner, stages I to III, and packs it.
+# Trains audiostory-mini from zero: corpora, tokenizers, codec, text to audio, hearing, planner, reading, stages I to III, and packs it.
 #   bash scripts/train_mini.sh                        everything, into runs/ and corpora/ (some hours on two CPU cores)
 #   bash scripts/train_mini.sh planner stage1         these steps alone, in the order given
 #   bash scripts/train_mini.sh codec,tangoflux+planner   chains of steps side by side, each on a core of its own
@@ -28,6 +28,8 @@ corpora() {
     world clips-val --kind clip --split val --num 300
     world texts-train --kind story --split train --num 200000 --seed 1000000 --no-audio
     world texts-mixed --kind story --split train --num 200000 --seed 3000000 --no-audio --mixed
+    world text-questions-train --kind question --split train --num 40000 --per_story 8 --seed 400000 --no-audio
+    world text-questions-val --kind question --split val --num 150 --seed 400000 --no-audio
     world stories-train --kind story --split train --num 3000
     world stories-val --kind story --split val --num 200
     world questions-train --kind question --split train --num 15000 --per_story 8 --seed 200000
@@ -43,6 +45,7 @@ codec() { train codec && encode codec codec "${RECORDED[@]}"; }
 tangoflux() { train tangoflux && encode text_encoder tangoflux "${RECORDED[@]}" texts-train texts-mixed; }
 hearing() { train hearing && encode audio_encoder hearing "${HEARD[@]}"; }
 planner() { train planner; }
+reading() { train reading; }
 stage1_warmup() { train stage1_warmup; }
 stage1() { train stage1; }
 stage2() { train stage2; }
@@ -51,9 +54,9 @@ pack() {
     "$PYTHON" scripts/pack_model.py runs/stage3/export --output audiostory/assets/audiostory-mini
 }
 
-STEPS=(corpora tokenizers codec tangoflux hearing planner stage1_warmup stage1 stage2 stage3 pack)
+STEPS=(corpora tokenizers codec tangoflux hearing planner reading stage1_warmup stage1 stage2 stage3 pack)
 # The words need no sound and the sounds no words, until the bridge brings them together.
-APART="codec,tangoflux,hearing+planner"
+APART="codec,tangoflux,hearing+planner,reading"
 [ $# -gt 0 ] || set -- corpora tokenizers "$APART" stage1_warmup stage1 stage2 stage3 pack
 for step in ${*//[,+]/ }; do
     [[ " ${STEPS[*]} " == *" $step "* ]] || { echo "train_mini.sh: no step $step; there are ${STEPS[*]}" >&2; exit 2; }

@@ -22,7 +22,7 @@ import numpy as np
 
 from audiostory.disk import replacing, write_text
 from audiostory.soundworld.continuations import Continuation, make_continuation
-from audiostory.soundworld.questions import MAX_QUESTIONS, Quiz, make_quiz, reasoning
+from audiostory.soundworld.questions import MAX_QUESTIONS, Quiz, as_heard, make_quiz, reasoning
 from audiostory.soundworld.sounds import CLASSES, SAMPLE_RATE, Cast, Sound, render
 from audiostory.soundworld.stories import SPLITS, WorldStory, make_story
 
@@ -175,13 +175,14 @@ def manifest_row(corpus: Corpus, seed: int, story: WorldStory) -> dict:
 
 
 def question_rows(corpus: Corpus, seed: int, quiz: Quiz) -> list[dict]:
-    """The rows that ask about one story. All hear the same recording, the whole of it."""
+    """The rows that ask about one story. All hear the same recording, the whole of it; in a corpus without audio the
+    instruction tells it in words before the question."""
     name, story = _name(corpus, seed), quiz.story
     content = [what for what in story.unseen if what in ("combination", "pair")]  # nobody reads its instruction
     return [
         {
             "id": f"{name}-{number}",
-            "instruction": question.text,
+            "instruction": question.text if corpus.audio else f"{as_heard(story)}. {question.text}",
             "heard": f"audio/{name}/story.wav" if corpus.audio else None,
             "reasoning": reasoning(story, question),
             "answer": question.answer,

@@ -122,6 +122,12 @@ def reasoning(story: WorldStory, question: Question) -> str:
     return "\n".join(lines)
 
 
+def as_heard(story: WorldStory) -> str:
+    """What can be told of a story by ear, in words: the captions of its sounds, in their order."""
+    heard = (_as_heard(sound, event.seconds) for sound, event in zip(story.sounds, story.storyline.events, strict=True))
+    return "; then ".join(map(canonical_caption, heard))
+
+
 def question_words() -> tuple[str, ...]:
     """Every word that questions and answers have, sorted, those of stories included; numbers are not words. Words that
     may open a sentence come with a capital too."""
@@ -158,8 +164,7 @@ def _numbers(names: Sequence[str]) -> dict[str, int]:
 def _caption(rng: np.random.Generator, story: WorldStory) -> Drawn | None:
     if not all(map(is_told_by_ear, story.sounds, (event.seconds for event in story.storyline.events))):
         return None
-    heard = (_as_heard(sound, event.seconds) for sound, event in zip(story.sounds, story.storyline.events, strict=True))
-    return (), "; then ".join(map(canonical_caption, heard))
+    return (), as_heard(story)
 
 
 def _sounds(rng: np.random.Generator, story: WorldStory) -> Drawn:

@@ -17,7 +17,7 @@ from audiostory.soundworld.continuations import make_continuation
 from audiostory.soundworld.corpus import CROSSFADE_SECONDS, Corpus, clip_seconds, render_event, write_corpus
 from audiostory.soundworld.questions import make_quiz
 from audiostory.soundworld.sounds import SAMPLE_RATE, Sound
-from audiostory.soundworld.stories import make_story
+from audiostory.soundworld.stories import class_in_text, make_story
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_soundworld.py"
 
@@ -129,6 +129,19 @@ def test_question_rows_share_the_recording_of_their_story(asked):
             assert world["heard_seconds"] == pytest.approx(total)
             assert set(world["unseen"]) <= {"combination", "pair", "wording"}
             assert ("wording" in world["unseen"]) == question.unseen
+
+
+def test_without_audio_a_question_comes_after_the_story_in_words(asked, tmp_path):
+    write_corpus(tmp_path / "told", kind="question", split="test", num=5, seed=20, per_story=3, audio=False)
+    for row, heard in zip(rows_of(tmp_path / "told"), rows_of(asked), strict=True):
+        told = row["instruction"].removesuffix(heard["instruction"])
+        captions = told.removesuffix(". ").split("; then ")
+        assert [class_in_text(caption) for caption in captions] == [sound["name"] for sound in row["world"]["sounds"]]
+        lines = [line for line in row["reasoning"].split("\n") if not line.startswith("asked: ")]
+        assert [line.rpartition(", ")[2] for line in lines] == captions
+        assert row["heard"] is None
+        same = ("id", "reasoning", "answer", "world")
+        assert [row[key] for key in same] == [heard[key] for key in same]
 
 
 def test_the_heard_story_is_the_one_of_its_seed(asked, tmp_path):

@@ -86,17 +86,25 @@ def trained(tmp_path_factory):
             write_corpus(Path(f"corpora/stories-{split}"), 2)
             write_corpus(Path(f"corpora/continuations-{split}"), 1, heard=True)
             write_corpus(Path(f"corpora/questions-{split}"), 0, heard=True)
-        write_corpus(Path("corpora/texts-train"), 2, audio=False)
+            write_corpus(Path(f"corpora/text-questions-{split}"), 0)
+        for name in ("texts-train", "texts-mixed"):
+            write_corpus(Path(f"corpora/{name}"), 2, audio=False)
         manifests = ["corpora/clips-train/manifest.jsonl", "corpora/stories-train/manifest.jsonl"]
         sizes = ["--num_semantic", "4", "--num_residual", "2", "--vocab_size", "300", "--text_vocab_size", "300"]
         assert script("make_tokenizer")(["--manifest", *manifests, "--output", "runs/tokenizers", *sizes]) == 0
         assert run("codec", "stage.batch.crop_seconds=0.4", *LISTEN)
         encode("--codec", "runs/codec/export")
         assert run("tangoflux", *LISTEN)
-        encode("--text_encoder", "runs/tangoflux/export", "--num_tokens", "4", corpora=(*CORPORA, "texts-train"))
+        encode(
+            "--text_encoder",
+            "runs/tangoflux/export",
+            "--num_tokens",
+            "4",
+            corpora=(*CORPORA, "texts-train", "texts-mixed"),
+        )
         assert run("hearing")
         encode("--audio_encoder", "runs/hearing/export", "--num_listening", "4", corpora=HEARD)
-        for stage in ("planner", "stage1_warmup", "stage1"):
+        for stage in ("planner", "reading", "stage1_warmup", "stage1"):
             assert run(stage)
         assert run("stage2", *LISTEN)
         assert run("stage3", *LISTEN)
@@ -128,7 +136,7 @@ def test_a_stage_exports_what_it_taught_or_was_given(trained):
     exported = {path.parent.name: sorted(part.name for part in path.iterdir()) for path in exports}
     assert exported["codec"] == ["codec"]
     assert exported["tangoflux"] == ["dit", "text_encoder"]
-    assert exported["planner"] == ["planner", "tokenizer"]
+    assert exported["planner"] == exported["reading"] == ["planner", "tokenizer"]
     assert exported["stage1_warmup"] == ["bridge", "planner", "tokenizer"]
     assert exported["stage1"] == ["bridge", "codec", "dit", "model_index.json", "planner", "tokenizer"]
     listening = ["audio_encoder", "listener_projector"]

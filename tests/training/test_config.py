@@ -41,7 +41,7 @@ def test_the_files_hold_the_recipe_of_the_paper():
 
 
 def test_a_small_model_brings_its_own_recipe_and_the_command_line_wins():
-    assert composed("stage=stage1", "model=mini").stage.steps == 3000
+    assert composed("stage=stage1", "model=mini").stage.steps == 2500
     assert composed("stage=stage1", "model=tiny").stage.steps == 44000
     assert composed("stage=stage1", "model=mini", "stage.steps=7").stage.steps == 7
     rested = composed("stage=stage1", "model=mini", "~stage.parts.dit").stage

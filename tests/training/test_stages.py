@@ -52,6 +52,7 @@ LEARNS = {
     "codec": lambda name: True,
     "tangoflux": lambda name: True,
     "planner": lambda name: name.startswith("planner."),
+    "reading": lambda name: name.startswith("planner."),
     "hearing": lambda name: not name.startswith("text_encoder.") and "embed_positions" not in name,
     "stage1_warmup": lambda name: adapters(name) or name.startswith("bridge.semantic_projector."),
     "stage1": lambda name: adapters(name) or name.startswith(("bridge.", "dit.")),

@@ -94,14 +94,22 @@ def reasoning(story: WorldStory, question: Question) -> str:
     or a place in the order, a line of what was found there.
 
     A line has what can be told by ear; that a sound is near, or its pace in a short clip, cannot. Its number stands on
-    both sides of the sound's short name, so that each can be looked up by the other, and a sound that the question
-    names is marked when it is met: "2. a frog, asked for, 2, a frog croaks once".
+    both sides of the sound's short name, so that each can be looked up by the other: "2. a frog 2, a frog croaks once".
+    Between them a sound is marked that the question names ("asked for", of two the second as "the other") or that was
+    heard before ("again"): that is told most easily when the sound is met.
     """
     names, lines = _names(story), []
+    named = [word for word in question.about if word in WORDS]
     for number, (sound, event) in enumerate(zip(story.sounds, story.storyline.events, strict=True), 1):
+        marks = {
+            "asked for": sound.name in named[:1],
+            "the other": sound.name in named[1:],
+            "again": sound.name in names[: number - 1],
+        }
+        words = [WORDS[sound.name].short, *(mark for mark, holds in marks.items() if holds)]
+        name = f"{', '.join(words)}," if len(words) > 1 else words[0]
         caption = canonical_caption(_as_heard(sound, event.seconds))
-        mark = ", asked for," if sound.name in question.about else ""
-        lines.append(f"{number}. {WORDS[sound.name].short}{mark} {number}, {caption}")
+        lines.append(f"{number}. {name} {number}, {caption}")
 
     def found(name: str) -> str:
         return f"{WORDS[name].short} {names.index(name) + 1 if name in names else 'none'}"

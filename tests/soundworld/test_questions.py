@@ -191,8 +191,11 @@ def test_the_reasoning_before_an_answer_tells_every_sound_in_order_and_what_the_
                 zip(lines, quiz.story.sounds, quiz.story.storyline.events, strict=True), 1
             ):
                 before, _, caption = line.rpartition(", ")
-                mark = ", asked for," if sound.name in question.about else ""
-                assert before == f"{number}. {WORDS[sound.name].short}{mark} {number}"
+                words = before.removeprefix(f"{number}. {WORDS[sound.name].short}").removesuffix(f" {number}")
+                marks = [mark for mark in words.split(", ") if mark.removesuffix(",")]
+                named = [name for name in question.about if name == sound.name]
+                assert bool(named) == bool({"asked for", "the other"} & {mark.removesuffix(",") for mark in marks})
+                assert ("again" in words) == (sound.name in [one.name for one in quiz.story.sounds[: number - 1]])
                 assert class_in_text(caption) == sound.name
                 if not is_told_by_ear(sound, event.seconds):
                     assert sounds_in_caption(caption) is None, "neither count nor pace, which no caption of stories has"
@@ -219,5 +222,9 @@ def test_what_is_asked_for_is_found_in_the_reasoning_before_it_is_answered():
                     name, number = asked[0].rsplit(" ", 1)
                     assert lines[int(number) - 1].startswith(f"{number}. {name}, asked for, {number}, ")
                 case "order":
-                    one, other = (int(name.split()[-1]) for name in asked)
-                    assert (one < other) == ((question.about[1] == "before") == (question.answer == "yes"))
+                    one, other = (name.rsplit(" ", 1) for name in asked)
+                    assert lines[int(one[1]) - 1].startswith(f"{one[1]}. {one[0]}, asked for, ")
+                    assert lines[int(other[1]) - 1].startswith(f"{other[1]}. {other[0]}, the other, ")
+                    assert (int(one[1]) < int(other[1])) == (
+                        (question.about[1] == "before") == (question.answer == "yes")
+                    )

@@ -77,6 +77,8 @@ def test_a_script_that_is_stopped_lets_its_step_save_and_begins_no_other(tmp_pat
         ["bash", str(SCRIPT), "planner", "stage1"],
         env={**os.environ, "PYTHON": str(python), "RUNTIME": "cpu"},
         start_new_session=True,
+        # Tests that run in the background ignore Ctrl-C, and what they start would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not (log.exists() and "stage=planner" in log.read_text()):
         time.sleep(0.05)

@@ -295,8 +295,7 @@ class AudioStoryPipeline(DiffusionPipeline):
         max_new_tokens: int,
         progress: bool,
     ) -> Iterator[StoryAudio | StoryError]:
-        for start in range(0, len(instructions), self.max_batch_scripts):
-            some = slice(start, start + self.max_batch_scripts)
+        for some in self._groups(len(instructions)):
             yield from self._tell_some(instructions[some], renderings[some], max_new_tokens, progress)
             self.maybe_free_model_hooks()
 
@@ -540,9 +539,8 @@ class AudioStoryPipeline(DiffusionPipeline):
     def _plans(
         self, instructions: Sequence[str | Instruction], max_new_tokens: int, progress: bool
     ) -> Iterator[Plan | StoryError]:
-        for start in range(0, len(instructions), self.max_batch_scripts):
-            some = instructions[start : start + self.max_batch_scripts]
-            yield from self._plan_some(some, max_new_tokens, progress)
+        for some in self._groups(len(instructions)):
+            yield from self._plan_some(instructions[some], max_new_tokens, progress)
             self.maybe_free_model_hooks()
 
     def _plan_some(
@@ -609,9 +607,13 @@ class AudioStoryPipeline(DiffusionPipeline):
                     on_tokens=lambda ids: bar.update(len(ids)),
                 )
 
-            for start in range(0, len(asked), self.max_batch_scripts):
-                written += _in_halves(write, asked[start : start + self.max_batch_scripts])
+            for some in self._groups(len(asked)):
+                written += _in_halves(write, asked[some])
         return written
+
+    def _groups(self, num: int) -> Iterator[slice]:
+        """Of so many scripts, those that the planner may write at once."""
+        return (slice(start, start + self.max_batch_scripts) for start in range(0, num, self.max_batch_scripts))
 
     def read_plan(self, written: Written, instruction: Instruction) -> Plan:
         """What the planner wrote as a plan that lasts `instruction.total_seconds`, or without one as long as it says.

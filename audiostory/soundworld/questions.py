@@ -100,16 +100,11 @@ def reasoning(story: WorldStory, question: Question) -> str:
     """
     names, lines = _names(story), []
     named = [word for word in question.about if word in WORDS]
-    for number, (sound, event) in enumerate(zip(story.sounds, story.storyline.events, strict=True), 1):
-        marks = {
-            "asked for": sound.name in named[:1],
-            "the other": sound.name in named[1:],
-            "again": sound.name in names[: number - 1],
-        }
-        words = [WORDS[sound.name].short, *(mark for mark, holds in marks.items() if holds)]
-        name = f"{', '.join(words)}," if len(words) > 1 else words[0]
-        caption = canonical_caption(_as_heard(sound, event.seconds))
-        lines.append(f"{number}. {name} {number}, {caption}")
+    for number, (name, caption) in enumerate(zip(names, _captions(story), strict=True), 1):
+        marks = {"asked for": name in named[:1], "the other": name in named[1:], "again": name in names[: number - 1]}
+        words = [WORDS[name].short, *(mark for mark, holds in marks.items() if holds)]
+        met = f"{', '.join(words)}," if len(words) > 1 else words[0]
+        lines.append(f"{number}. {met} {number}, {caption}")
 
     def found(name: str) -> str:
         return f"{WORDS[name].short} {names.index(name) + 1 if name in names else 'none'}"
@@ -132,8 +127,7 @@ def reasoning(story: WorldStory, question: Question) -> str:
 
 def as_heard(story: WorldStory) -> str:
     """What can be told of a story by ear, in words: the captions of its sounds, in their order."""
-    heard = (_as_heard(sound, event.seconds) for sound, event in zip(story.sounds, story.storyline.events, strict=True))
-    return "; then ".join(map(canonical_caption, heard))
+    return "; then ".join(_captions(story))
 
 
 def question_words() -> tuple[str, ...]:
@@ -162,6 +156,12 @@ def _as_heard(sound: Sound, seconds: float) -> Sound:
         distance=None if sound.distance == "near" else sound.distance,
         pace=sound.pace if is_told_by_ear(sound, seconds) else None,
     )
+
+
+def _captions(story: WorldStory) -> list[str]:
+    """Of each event, what can be told by ear."""
+    events = zip(story.sounds, story.storyline.events, strict=True)
+    return [canonical_caption(_as_heard(sound, event.seconds)) for sound, event in events]
 
 
 def _numbers(names: Sequence[str]) -> dict[str, int]:

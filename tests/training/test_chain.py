@@ -87,7 +87,8 @@ def trained(tmp_path_factory):
             write_corpus(Path(f"corpora/continuations-{split}"), 1, heard=True)
             write_corpus(Path(f"corpora/questions-{split}"), 0, heard=True)
             write_corpus(Path(f"corpora/text-questions-{split}"), 0)
-        for name in ("texts-train", "texts-mixed"):
+        texts = ("texts-train", "texts-mixed")
+        for name in texts:
             write_corpus(Path(f"corpora/{name}"), 2, audio=False)
         manifests = ["corpora/clips-train/manifest.jsonl", "corpora/stories-train/manifest.jsonl"]
         sizes = ["--num_semantic", "4", "--num_residual", "2", "--vocab_size", "300", "--text_vocab_size", "300"]
@@ -95,13 +96,7 @@ def trained(tmp_path_factory):
         assert run("codec", "stage.batch.crop_seconds=0.4", *LISTEN)
         encode("--codec", "runs/codec/export")
         assert run("tangoflux", *LISTEN)
-        encode(
-            "--text_encoder",
-            "runs/tangoflux/export",
-            "--num_tokens",
-            "4",
-            corpora=(*CORPORA, "texts-train", "texts-mixed"),
-        )
+        encode("--text_encoder", "runs/tangoflux/export", "--num_tokens", "4", corpora=(*CORPORA, *texts))
         assert run("hearing")
         encode("--audio_encoder", "runs/hearing/export", "--num_listening", "4", corpora=HEARD)
         for stage in ("planner", "reading", "stage1_warmup", "stage1"):
